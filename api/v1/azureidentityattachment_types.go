@@ -1,0 +1,142 @@
+package v1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// OwnershipState says how sure it is that the controller attached an identity.
+//
+// +kubebuilder:validation:Enum=attaching;owned
+type OwnershipState string
+
+// The states of an [OwnedIdentity].
+const (
+	// OwnershipAttaching is recorded before the request to ARM, for an identity
+	// that was absent when the resource was observed. A request with the ETag
+	// seen then may have attached it.
+	OwnershipAttaching OwnershipState = "attaching"
+	// OwnershipOwned is recorded once the request that carried the identity has
+	// succeeded.
+	OwnershipOwned OwnershipState = "owned"
+)
+
+// OwnedIdentity is an identity that the controller attached, or is attaching.
+type OwnedIdentity struct {
+	// resourceID is the ARM ID of the user-assigned identity, in lower case.
+	ResourceID string `json:"resourceID"`
+	// state is attaching or owned.
+	State OwnershipState `json:"state"`
+	// etag is the resource's ETag when it was observed without the identity.
+	// +optional
+	ETag string `json:"etag,omitempty"`
+}
+
+// AzureIdentityAttachmentSpec is the controller's record for one virtual machine
+// or scale set. Nothing is ever detached that is not in it.
+type AzureIdentityAttachmentSpec struct {
+	// resourceID is the ARM ID of the virtual machine or scale set, in lower case.
+	// +kubebuilder:validation:MinLength=1
+	ResourceID string `json:"resourceID"`
+
+	// owned lists what the controller attached.
+	// +optional
+	// +listType=map
+	// +listMapKey=resourceID
+	Owned []OwnedIdentity `json:"owned,omitempty"`
+}
+
+// RefusedIdentity is an identity that Azure does not let the controller attach.
+type RefusedIdentity struct {
+	// resourceID is the ARM ID of the user-assigned identity, in lower case.
+	ResourceID string `json:"resourceID"`
+	// reason is one of the Reasons of this API.
+	Reason Reason `json:"reason"`
+	// message is Azure's own, with the remedy where it is known.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// retryAfter is when the controller tries again.
+	// +optional
+	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
+}
+
+// ARMOperation is the last change that the controller asked ARM for.
+type ARMOperation struct {
+	// startTime is when the request was sent.
+	StartTime metav1.Time `json:"startTime"`
+	// completionTime is when ARM reported its end; absent while it runs.
+	// +optional
+	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
+	// result is Running, Succeeded or Failed.
+	// +kubebuilder:validation:Enum=Running;Succeeded;Failed
+	Result string `json:"result"`
+	// message is ARM's own, if it failed.
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// AzureIdentityAttachmentStatus is what was last seen on the resource.
+type AzureIdentityAttachmentStatus struct {
+	// observedGeneration is the generation of the spec that the status is of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// present lists the user-assigned identities on the resource, whoever
+	// attached them, in lower case.
+	// +optional
+	// +listType=set
+	Present []string `json:"present,omitempty"`
+
+	// pending lists the identities that pods on the resource's nodes need and
+	// that are not on it yet.
+	// +optional
+	// +listType=set
+	Pending []string `json:"pending,omitempty"`
+
+	// refused lists the identities that Azure does not let the controller attach.
+	// +optional
+	// +listType=map
+	// +listMapKey=resourceID
+	Refused []RefusedIdentity `json:"refused,omitempty"`
+
+	// lastOperation is the last change that ARM was asked for.
+	// +optional
+	LastOperation *ARMOperation `json:"lastOperation,omitempty"`
+
+	// conditions are Synced and Throttled.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// AzureIdentityAttachment is the record of the identities on one virtual machine
+// or scale set. It is written by the controller; people only read it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
+// +kubebuilder:resource:path=azureidentityattachments,singular=azureidentityattachment
+// +kubebuilder:printcolumn:name="Synced",type=string,JSONPath=`.status.conditions[?(@.type=="Synced")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Synced")].reason`
+// +kubebuilder:printcolumn:name="Resource",type=string,JSONPath=`.spec.resourceID`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type AzureIdentityAttachment struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec AzureIdentityAttachmentSpec `json:"spec,omitempty"`
+	// +optional
+	Status AzureIdentityAttachmentStatus `json:"status,omitempty"`
+}
+
+// AzureIdentityAttachmentList is a list of AzureIdentityAttachments.
+//
+// +kubebuilder:object:root=true
+type AzureIdentityAttachmentList struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []AzureIdentityAttachment `json:"items"`
+}

@@ -1,0 +1,115 @@
+package v1
+
+// Reason says in one word why something is as it is. The set is closed, and the
+// same for conditions, Events, HTTP error bodies, metric labels and the audit
+// line.
+type Reason string
+
+// The reasons of the rule of who may use what.
+const (
+	// ReasonAssigned: the identity is the pod's to use.
+	ReasonAssigned Reason = "Assigned"
+	// ReasonNotSelected: the pod carries no label aadpodidbinding.
+	ReasonNotSelected Reason = "NotSelected"
+	// ReasonNoBinding: no AzureIdentityBinding has the pod's label as its selector.
+	ReasonNoBinding Reason = "NoBinding"
+	// ReasonInvalidBinding: the binding contradicts itself or lacks a field.
+	ReasonInvalidBinding Reason = "InvalidBinding"
+	// ReasonIdentityNotFound: the binding names an AzureIdentity that does not
+	// exist in its namespace.
+	ReasonIdentityNotFound Reason = "IdentityNotFound"
+	// ReasonInvalidIdentity: the AzureIdentity cannot be used as it is written.
+	ReasonInvalidIdentity Reason = "InvalidIdentity"
+	// ReasonNamespaceMismatch: the identity is for pods of its own namespace.
+	ReasonNamespaceMismatch Reason = "NamespaceMismatch"
+	// ReasonNameConflict: another identity of the same name, in another
+	// namespace, has the pod's one assignment of that name.
+	ReasonNameConflict Reason = "NameConflict"
+	// ReasonPodFinished: the pod has succeeded or failed and needs no identity.
+	ReasonPodFinished Reason = "PodFinished"
+	// ReasonPodNotScheduled: the pod is not bound to a node yet.
+	ReasonPodNotScheduled Reason = "PodNotScheduled"
+	// ReasonHostNetwork: the pod shares its node's network, and so the node's
+	// identity.
+	ReasonHostNetwork Reason = "HostNetwork"
+)
+
+// The reasons of the controller.
+const (
+	// ReasonAttaching: Azure was asked to attach the identity and has not
+	// finished.
+	ReasonAttaching Reason = "Attaching"
+	// ReasonSynced: the resource carries every identity that its pods need.
+	ReasonSynced Reason = "Synced"
+	// ReasonNodeNotFound: the pod's node does not exist.
+	ReasonNodeNotFound Reason = "NodeNotFound"
+	// ReasonUnsupportedNode: the node's providerID names no virtual machine or
+	// scale set of Azure.
+	ReasonUnsupportedNode Reason = "UnsupportedNode"
+	// ReasonResourceNotFound: ARM does not know the virtual machine or scale set.
+	ReasonResourceNotFound Reason = "ResourceNotFound"
+	// ReasonResourceDeleting: the virtual machine or scale set is being deleted.
+	ReasonResourceDeleting Reason = "ResourceDeleting"
+	// ReasonIdentityRefused: Azure refuses to attach this identity.
+	ReasonIdentityRefused Reason = "IdentityRefused"
+	// ReasonPermissionDenied: the controller's own identity lacks a role.
+	ReasonPermissionDenied Reason = "PermissionDenied"
+	// ReasonConflict: somebody else changed the resource at the same time.
+	ReasonConflict Reason = "Conflict"
+	// ReasonThrottled: Azure asked to wait.
+	ReasonThrottled Reason = "Throttled"
+	// ReasonARMUnavailable: ARM, or the way to it, is down.
+	ReasonARMUnavailable Reason = "ARMUnavailable"
+)
+
+// The reasons of the agent.
+const (
+	// ReasonIssued: the pod got the token that it asked for.
+	ReasonIssued Reason = "Issued"
+	// ReasonException: an AzurePodIdentityException sent the request on to the
+	// node's metadata service.
+	ReasonException Reason = "Exception"
+	// ReasonInvalidRequest: the request is not one that the metadata service
+	// would answer.
+	ReasonInvalidRequest Reason = "InvalidRequest"
+	// ReasonForbiddenHeader: the request carries X-Forwarded-For.
+	ReasonForbiddenHeader Reason = "ForbiddenHeader"
+	// ReasonNotServed: the path is none that pods are served.
+	ReasonNotServed Reason = "NotServed"
+	// ReasonCallerUnknown: no pod of this node has the caller's address.
+	ReasonCallerUnknown Reason = "CallerUnknown"
+	// ReasonCallerAmbiguous: several pods of this node have the caller's address.
+	ReasonCallerAmbiguous Reason = "CallerAmbiguous"
+	// ReasonNotAssigned: no assignment for the pod exists yet.
+	ReasonNotAssigned Reason = "NotAssigned"
+	// ReasonNotAttached: the assignment exists; the identity is not on the node's
+	// resource yet.
+	ReasonNotAttached Reason = "NotAttached"
+	// ReasonNotBound: the identity exists, but no binding gives it to the pod.
+	ReasonNotBound Reason = "NotBound"
+	// ReasonUnknownIdentity: the identity asked for is none of this cluster.
+	ReasonUnknownIdentity Reason = "UnknownIdentity"
+	// ReasonUnsupportedIdentityType: the agent has no source for this type of
+	// identity.
+	ReasonUnsupportedIdentityType Reason = "UnsupportedIdentityType"
+	// ReasonUpstreamRefused: the metadata service or Entra refused the request.
+	ReasonUpstreamRefused Reason = "UpstreamRefused"
+	// ReasonUpstreamThrottled: the metadata service or Entra asked to wait.
+	ReasonUpstreamThrottled Reason = "UpstreamThrottled"
+	// ReasonUpstreamUnavailable: the metadata service or Entra is down.
+	ReasonUpstreamUnavailable Reason = "UpstreamUnavailable"
+	// ReasonNotReady: the agent has not yet read what it needs from the API server.
+	ReasonNotReady Reason = "NotReady"
+)
+
+// Condition types.
+const (
+	// ConditionReady on an AzureIdentity, AzureIdentityBinding or
+	// AzureAssignedIdentity: it can be used.
+	ConditionReady = "Ready"
+	// ConditionSynced on an AzureIdentityAttachment: the resource carries what
+	// its pods need, and nothing that only MIC attached and nobody needs.
+	ConditionSynced = "Synced"
+	// ConditionThrottled on an AzureIdentityAttachment: Azure asked to wait.
+	ConditionThrottled = "Throttled"
+)
