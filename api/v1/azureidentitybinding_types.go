@@ -10,8 +10,8 @@ import (
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.AzureIdentity) && has(self.azureIdentity)) || self.AzureIdentity == self.azureIdentity",message="azureIdentity and AzureIdentity are both set and differ: keep azureIdentity only"
 // +kubebuilder:validation:XValidation:rule="!(has(self.Selector) && has(self.selector)) || self.Selector == self.selector",message="selector and Selector are both set and differ: keep selector only"
-// +kubebuilder:validation:XValidation:rule="(has(self.azureIdentity) && self.azureIdentity != '') || (has(self.AzureIdentity) && self.AzureIdentity != '')",message="azureIdentity is required: the name of an AzureIdentity in the binding's namespace"
-// +kubebuilder:validation:XValidation:rule="(has(self.selector) && self.selector != '') || (has(self.Selector) && self.Selector != '')",message="selector is required: the value of the pods' label aadpodidbinding"
+// +kubebuilder:validation:XValidation:rule="(has(self.azureIdentity) && self.azureIdentity != ”) || (has(self.AzureIdentity) && self.AzureIdentity != ”)",message="azureIdentity is required: the name of an AzureIdentity in the binding's namespace"
+// +kubebuilder:validation:XValidation:rule="(has(self.selector) && self.selector != ”) || (has(self.Selector) && self.Selector != ”)",message="selector is required: the value of the pods' label aadpodidbinding"
 type AzureIdentityBindingSpec struct {
 	// metadata has no meaning; old writers left an empty one.
 	// +optional
