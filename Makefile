@@ -1,0 +1,1 @@
+SHELL := /usr/bin/env bash -o pipefail
