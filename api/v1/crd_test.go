@@ -274,7 +274,7 @@ func getTable(t *testing.T, cluster env.Cluster, path string) metav1.Table {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+strings.TrimPrefix(cluster.Config.Host, "https://")+path, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+strings.Trim(strings.TrimPrefix(cluster.Config.Host, "https://"), "/")+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
