@@ -89,6 +89,19 @@ func (n *NS) Index(link string) (int, error) {
 	return l.Attrs().Index, nil
 }
 
+// DeleteAddr takes an address from a link. Without 127.0.0.1/8 on lo, the
+// namespace sends what is for loopback where its routes say.
+func (n *NS) DeleteAddr(link string, addr netip.Prefix) error {
+	l, err := n.link(link)
+	if err != nil {
+		return err
+	}
+	if err := n.handle.AddrDel(l, &netlink.Addr{IPNet: ipNet(addr)}); err != nil {
+		return fmt.Errorf("deleting %s from %s in %s: %w", addr, link, n.name, err)
+	}
+	return nil
+}
+
 // DeleteLink removes a link, and with a veth its peer. A link that is already
 // gone is not an error: its peer may have taken it along.
 func (n *NS) DeleteLink(name string) error {
