@@ -1,0 +1,158 @@
+package redirect_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+)
+
+// kept is a running keeper whose interval never comes, so that what it does it
+// does for an event.
+type kept struct {
+	w       *world
+	changes chan redirect.Change
+	stop    func() // ends the keeper and waits for it
+}
+
+// keep runs a keeper for the node until the test ends. It returns when the
+// rules are in place and the watch listens.
+func (w *world) keep(d *redirect.NFTables) *kept {
+	w.Helper()
+	k := &kept{w: w, changes: make(chan redirect.Change, 100)}
+	ctx, cancel := context.WithCancel(w.Context())
+	ended, ready := make(chan struct{}), make(chan struct{})
+	listening := make(chan struct{}, 100)
+	go func() {
+		defer close(ended)
+		err := redirect.Run(ctx, redirect.Options{
+			Datapath: d,
+			Watcher:  announced{d, listening},
+			Interval: time.Hour,
+			Ready:    func() { close(ready) },
+			Changed:  func(c redirect.Change) { k.changes <- c },
+			Failed:   func(err error) { w.Errorf("keeping: %v", err) },
+		})
+		if err != nil {
+			w.Errorf("running the keeper: %v", err)
+		}
+	}()
+	k.stop = func() { cancel(); <-ended }
+	w.Cleanup(k.stop)
+	<-ready
+	<-listening
+	return k
+}
+
+// announced is a watcher that says when it has reported something.
+type announced struct {
+	redirect.Watcher
+	reports chan<- struct{}
+}
+
+func (a announced) Watch(ctx context.Context, changed func()) error {
+	return a.Watcher.Watch(ctx, func() {
+		changed()
+		select {
+		case a.reports <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// next waits for a change that satisfies f.
+func (k *kept) next(what string, f func(redirect.Change) bool) redirect.Change {
+	k.w.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		select {
+		case c := <-k.changes:
+			if f(c) {
+				return c
+			}
+		case <-timeout:
+			k.w.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// repaired waits until the rules were replaced for a reason with these words.
+func (k *kept) repaired(words string) {
+	k.w.Helper()
+	k.next("a repair for: "+words, func(c redirect.Change) bool { return c.Rules && strings.Contains(c.Reason, words) })
+}
+
+func TestKeeperRepairsOnEvents(t *testing.T) {
+	chainOf := func(table *nftables.Table, name string) *nftables.Chain {
+		return &nftables.Chain{Name: name, Table: table}
+	}
+	for name, test := range map[string]struct {
+		damage func(*nftables.Conn, *nftables.Table)
+		words  string
+	}{
+		"the table is deleted":   {func(c *nftables.Conn, table *nftables.Table) { c.DelTable(table) }, "table ip aad-pod-identity: missing"},
+		"the table is flushed":   {func(c *nftables.Conn, table *nftables.Table) { c.FlushTable(table) }, "has 0 rules"},
+		"the whole ruleset is":   {func(c *nftables.Conn, _ *nftables.Table) { c.FlushRuleset() }, "missing"},
+		"a chain is flushed":     {func(c *nftables.Conn, table *nftables.Table) { c.FlushChain(chainOf(table, "redirect")) }, "chain redirect: has 0 rules, want 1"},
+		"a rule is put in front": {func(c *nftables.Conn, table *nftables.Table) { c.InsertRule(accepting(table, "redirect")) }, "chain redirect: has 2 rules, want 1"},
+		"a chain is emptied and gone": {func(c *nftables.Conn, table *nftables.Table) {
+			c.FlushChain(chainOf(table, "fence"))
+			c.DelChain(chainOf(table, "fence"))
+		}, "chain fence: missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			d := w.datapath()
+			k := w.keep(d)
+			w.serve(w.node, target, "nmi")
+			for range 2 { // also after a repair of its own
+				damage(t, w.node, test.damage)
+				k.repaired(test.words)
+				w.must(d.Verify(t.Context()))
+				w.hears(w.pod, metadata, "nmi hears "+podIP)
+			}
+			w.noLeaks()
+		})
+	}
+}
+
+func TestKeeperTakesNewLinks(t *testing.T) {
+	w := newNode(t)
+	k := w.keep(w.datapath())
+	w.serve(w.node, target, "nmi")
+	for name, ip := range map[string]string{"late": "10.244.1.2", "later": "10.244.2.2"} {
+		pod := w.addPod(name, ip)
+		k.next("a new link", func(c redirect.Change) bool { return c.Links > 0 && !c.Rules })
+		w.hears(pod, metadata, "nmi hears "+ip)
+	}
+	w.noLeaks()
+}
+
+func TestRulesStayWhenTheKeeperEnds(t *testing.T) {
+	w := newWorld(t)
+	d := w.datapath()
+	k := w.keep(d)
+	nmi := w.serve(w.node, target, "nmi")
+	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	k.stop()
+	nmi.Close()
+	w.must(d.Verify(t.Context()))
+	w.refused(w.pod, metadata)
+	w.noLeaks()
+	w.keep(d)
+	w.serve(w.node, target, "nmi")
+	w.hears(w.pod, metadata, "nmi hears "+podIP)
+}
+
+// accepting is a rule that lets everything through.
+func accepting(table *nftables.Table, chain string) *nftables.Rule {
+	return &nftables.Rule{
+		Table: table, Chain: &nftables.Chain{Name: chain, Table: table},
+		Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}},
+	}
+}
