@@ -72,14 +72,14 @@ func StartCluster(t testing.TB) Cluster {
 		ErrorIfCRDPathMissing: true,
 		Scheme:                Scheme(),
 	}
-	config, err := environment.Start()
-	if err != nil {
-		t.Fatalf("starting the API server from %s: %v (run make assets)", environment.BinaryAssetsDirectory, err)
-	}
 	t.Cleanup(func() {
 		if err := environment.Stop(); err != nil {
 			t.Errorf("stopping the API server: %v", err)
 		}
 	})
+	config, err := environment.Start()
+	if err != nil {
+		t.Fatalf("starting the API server from %s: %v (run make assets)", environment.BinaryAssetsDirectory, err)
+	}
 	return Cluster{Config: config, EtcdURL: environment.ControlPlane.Etcd.URL.String()}
 }
