@@ -66,7 +66,7 @@ type told struct{ Granted, Refused []string }
 func tell(d binding.Decision) told {
 	var out told
 	for _, grant := range d.Grants {
-		out.Granted = append(out.Granted, grant.Identity.Key.String())
+		out.Granted = append(out.Granted, grant.Identity.String())
 	}
 	for _, refusal := range d.Refusals {
 		out.Refused = append(out.Refused, string(refusal.Reason)+" "+refusal.Binding.String())

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -120,5 +121,5 @@ func permanent(err error) bool {
 	if !errors.As(err, &failed) || failed.RawResponse == nil {
 		return false
 	}
-	return failed.RawResponse.StatusCode == 400 || failed.RawResponse.StatusCode == 403
+	return failed.RawResponse.StatusCode == http.StatusBadRequest || failed.RawResponse.StatusCode == http.StatusForbidden
 }

@@ -39,7 +39,7 @@ func TestFromObject(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.Kind != test.kind || got.Attached() != test.attached || got.Key.String() != "ns/demo" {
+			if got.Kind != test.kind || got.Attached() != test.attached || got.String() != "ns/demo" {
 				t.Errorf("got %+v", got)
 			}
 			if !got.ClientID.Matches(strings.ToLower(clientID)) || !got.ClientID.Matches(clientID) {
@@ -68,8 +68,7 @@ func TestFromObjectRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := identity.FromObject(object(test.spec))
-			var invalid *identity.InvalidError
-			if !errors.As(err, &invalid) {
+			if _, ok := errors.AsType[*identity.InvalidError](err); !ok {
 				t.Fatalf("got %+v, %v", got, err)
 			}
 			if !strings.Contains(err.Error(), test.words) || !strings.Contains(err.Error(), "ns/demo") {

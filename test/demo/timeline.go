@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -118,7 +119,7 @@ func watchAssignments(ctx context.Context, w *world.World, steps chan<- seen) {
 // runs on this machine's clock.
 func watchPatches(ctx context.Context, w *world.World, after uint64, steps chan<- seen) {
 	entry, err := w.Sim.Wait(ctx, after, func(e journal.Entry) bool {
-		return e.Surface == journal.ARM && e.Method == "PATCH" && e.Status < 300 && len(e.Added) > 0 && e.IfMatch != ""
+		return e.Surface == journal.ARM && e.Method == http.MethodPatch && e.Status < 300 && len(e.Added) > 0 && e.IfMatch != ""
 	})
 	if err != nil {
 		send(ctx, steps, seen{err: err})

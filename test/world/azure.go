@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
@@ -144,9 +145,7 @@ func (w *World) azureJSON(edits map[string]any) map[string]any {
 		"aadClientId": "msi", "aadClientSecret": "msi",
 		"useManagedIdentityExtension": true, "userAssignedIdentityID": w.Cloud.Cluster.ClientID,
 	}
-	for key, value := range edits {
-		out[key] = value
-	}
+	maps.Copy(out, edits)
 	return out
 }
 
@@ -158,7 +157,7 @@ func (m *MIC) Await(ctx context.Context) error {
 
 // Stop deletes MIC's pod after its process has ended.
 func (m *MIC) Stop(ctx context.Context) error {
-	if err := m.Process.Close(); err != nil {
+	if err := m.Close(); err != nil {
 		return err
 	}
 	return m.Pod.SetStatus(ctx, corev1.PodFailed)

@@ -38,6 +38,9 @@ func tlsConfig(pool *x509.CertPool) *tls.Config {
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 }
 
+// octet is the number of a node as a part of its addresses.
+func octet(number int) byte { return byte(number) } //nolint:gosec // there are two nodes
+
 func host(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
 func (w *World) buildNetwork(context.Context) error {
@@ -83,8 +86,8 @@ func (w *World) buildNode(number int, layout Layout) (*Node, error) {
 	n := &Node{
 		world: w, NS: ns, Layout: layout, number: number,
 		Name:    fmt.Sprintf("node-%d", number),
-		Addr:    netip.AddrFrom4([4]byte{10, 240, byte(number), 2}),
-		PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(number), 0}), 24),
+		Addr:    netip.AddrFrom4([4]byte{10, 240, octet(number), 2}),
+		PodCIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, octet(number), 0}), 24),
 	}
 	if err := ns.SetSysctl("net.ipv4.ip_forward", "1"); err != nil {
 		return nil, err
@@ -103,9 +106,9 @@ func (w *World) buildNode(number int, layout Layout) (*Node, error) {
 
 // uplink joins the node to a namespace that holds the given addresses, and routes
 // the node's pods back.
-func (n *Node) uplink(to *netns.NS, link string, octet byte, addrs ...netip.Addr) error {
-	far := netip.AddrFrom4([4]byte{10, octet, byte(n.number), 1})
-	near := netip.AddrFrom4([4]byte{10, octet, byte(n.number), 2})
+func (n *Node) uplink(to *netns.NS, link string, second byte, addrs ...netip.Addr) error {
+	far := netip.AddrFrom4([4]byte{10, second, octet(n.number), 1})
+	near := netip.AddrFrom4([4]byte{10, second, octet(n.number), 2})
 	err := netns.Connect(
 		netns.End{NS: n.NS, Link: link, Addr: netip.PrefixFrom(near, 30)},
 		netns.End{NS: to, Link: n.Name, Addr: netip.PrefixFrom(far, 30)},

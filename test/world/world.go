@@ -25,6 +25,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -97,14 +98,14 @@ func New(ctx context.Context, options Options) (*World, error) {
 // Close ends every process and removes every namespace.
 func (w *World) Close() error {
 	var errs []error
-	for i := len(w.closers) - 1; i >= 0; i-- {
-		errs = append(errs, w.closers[i].Close())
+	for _, closer := range slices.Backward(w.closers) {
+		errs = append(errs, closer.Close())
 	}
 	w.closers = nil
 	return errors.Join(errs...)
 }
 
-// Dir returns a folder of the world's own for logs and state.
+// path names a file or folder of the world's own.
 func (w *World) path(elements ...string) string {
 	return filepath.Join(append([]string{w.options.Dir}, elements...)...)
 }
