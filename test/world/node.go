@@ -100,3 +100,17 @@ func (w *World) registerNodes(ctx context.Context) error {
 	}
 	return nil
 }
+
+// CountLeaks begins to count the packets of the node's pods that reach the
+// metadata service, as they arrive at its side of the wire.
+func (n *Node) CountLeaks() (*netns.Counter, error) {
+	return n.world.Azure.CountArrivalsFrom(n.Name, n.PodCIDR, metadataAddr)
+}
+
+// LaunchNMIUnprivileged starts NMI as nobody, with no capabilities.
+func (n *Node) LaunchNMIUnprivileged(ctx context.Context) (*Process, error) {
+	return n.world.start(ctx, command{
+		name: "nmi-unprivileged", ns: n.NS, path: "/usr/bin/setpriv",
+		args: []string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", n.world.program("nmi"), "--node=" + n.Name, "--http-probe-port=18085", "--prometheus-port=19090", "--nmi-port=12579"},
+	})
+}
