@@ -143,6 +143,26 @@ func TestBridgeForwardsBetweenNamespaces(t *testing.T) {
 	}
 }
 
+func TestDeleteAddr(t *testing.T) {
+	a, b := pair(t)
+	loopback := netip.MustParsePrefix("127.0.0.1/8")
+	must(t, a.DeleteAddr("lo", loopback))
+	must(t, a.SetRoute(netip.MustParsePrefix("127.0.0.1/32"), netip.MustParseAddr("10.0.0.2")))
+	arrived, err := b.CountArrivals("eth0", loopback.Addr())
+	must(t, err)
+	c, err := a.DialContext(t.Context(), "udp4", "127.0.0.1:9")
+	must(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte("x"))
+	must(t, err)
+	if n, err := arrived.Count(); err != nil || n != 1 {
+		t.Errorf("%d packets for loopback left the namespace, %v, want 1", n, err)
+	}
+	if err := a.DeleteAddr("lo", loopback); err == nil {
+		t.Error("an address that is not there was deleted")
+	}
+}
+
 func TestSysctl(t *testing.T) {
 	n, outside := netns.ForTest(t, "n"), netns.ForTest(t, "outside")
 	must(t, n.SetSysctl("net.ipv4.ip_forward", "1"))

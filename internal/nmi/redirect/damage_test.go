@@ -3,6 +3,7 @@ package redirect_test
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
@@ -23,6 +24,12 @@ type harm struct {
 
 // damages returns what others may do to our table.
 func damages() map[string]harm {
+	all := ruleDamages()
+	maps.Copy(all, chainDamages())
+	return all
+}
+
+func ruleDamages() map[string]harm {
 	chainOf := func(table *nftables.Table, name string) *nftables.Chain {
 		return &nftables.Chain{Name: name, Table: table}
 	}
@@ -74,6 +81,11 @@ func damages() map[string]harm {
 			},
 			`chain answer: rule 1 is not "only NMI answers from its address"`,
 		},
+	}
+}
+
+func chainDamages() map[string]harm {
+	return map[string]harm{
 		"a chain of another policy": {
 			func(c *nftables.Conn, table *nftables.Table) {
 				drop := nftables.ChainPolicyDrop

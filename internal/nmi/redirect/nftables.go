@@ -24,7 +24,7 @@ type NFTables struct {
 	contested atomic.Bool
 
 	mu      sync.Mutex // held while something is changed
-	ensured bool       // one Ensure of this process has succeeded
+	ensured bool       // this process has found or put the rules in place once
 }
 
 var _ Datapath = (*NFTables)(nil)
@@ -52,16 +52,16 @@ func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 	if err != nil {
 		return change, fmt.Errorf("ensuring redirect rules: %w", explain(err))
 	}
-	if n.config.loopback() {
-		change.Links, err = setRouteLocalnet(n.config.NetNS, true)
-		if err != nil {
-			return change, fmt.Errorf("letting links reach %s: %w", n.config.Target, explain(err))
-		}
-	}
 	if change.Rules || !n.ensured {
 		change.Flows, change.FlowsErr = forgetFlows(n.config)
 	}
 	n.ensured = true
+	if n.config.loopback() {
+		change.Links, err = setRouteLocalnet(n.config.NetNS, true)
+	}
+	if err != nil {
+		return change, fmt.Errorf("letting links reach %s: %w", n.config.Target, denied(err))
+	}
 	return change, nil
 }
 
@@ -162,7 +162,7 @@ func (n *NFTables) Verify(ctx context.Context) error {
 		return nil
 	}
 	if err := verifyRouteLocalnet(n.config.NetNS); err != nil {
-		return fmt.Errorf("verifying links: %w", explain(err))
+		return fmt.Errorf("verifying links: %w", denied(err))
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func (n *NFTables) Delete(ctx context.Context) error {
 	}
 	if n.config.loopback() {
 		if _, err := setRouteLocalnet(n.config.NetNS, false); err != nil {
-			return fmt.Errorf("closing links to loopback: %w", explain(err))
+			return fmt.Errorf("closing links to loopback: %w", denied(err))
 		}
 	}
 	if err := n.deleteTable(); err != nil {
