@@ -28,9 +28,11 @@ import (
 // ErrNotRoot is wrapped by every error that comes of missing privileges.
 var ErrNotRoot = errors.New("network namespaces need root (CAP_SYS_ADMIN and CAP_NET_ADMIN)")
 
-// metadata is the address of the instance metadata service that no namespace
-// may reach by accident.
-var metadata = netip.MustParsePrefix("169.254.169.254/32")
+// metadata returns the address of the instance metadata service, which no
+// namespace may reach by accident.
+func metadata() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, 169, 254}), 32)
+}
 
 // NS is a network namespace. Its methods may be called by several goroutines at
 // once, but not after Close.
@@ -77,9 +79,9 @@ func (n *NS) seal() error {
 		return fmt.Errorf("opening rtnetlink: %w", err)
 	}
 	n.handle = handle
-	blackhole := &netlink.Route{Dst: ipNet(metadata), Type: unix.RTN_BLACKHOLE}
+	blackhole := &netlink.Route{Dst: ipNet(metadata()), Type: unix.RTN_BLACKHOLE}
 	if err := handle.RouteAdd(blackhole); err != nil {
-		return fmt.Errorf("adding the blackhole route for %s: %w", metadata, privileged(err))
+		return fmt.Errorf("adding the blackhole route for %s: %w", metadata(), privileged(err))
 	}
 	return n.up("lo")
 }

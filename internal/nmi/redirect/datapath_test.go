@@ -117,6 +117,7 @@ func TestNoPacketFromOutsideIsFromLoopback(t *testing.T) {
 	arrived := must2(w.node.CountArrivals("vethpod", netip.MustParseAddr(nodeIP)))(w)
 	receiver := must2(w.node.ListenPacket(t.Context(), "udp4", nodeIP+":9"))(w)
 	defer receiver.Close()
+	w.refused(w.pod, metadata) // so the pod knows its neighbour
 	for _, from := range []string{"127.0.0.9", podIP} {
 		w.must(w.pod.Do(func() error {
 			dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}
@@ -192,9 +193,7 @@ func TestReplacingRulesLeavesNoGap(t *testing.T) {
 		defer close(done)
 		for range replacements {
 			// A rule too many, so that everything is replaced.
-			damage(t, w.node, func(c *nftables.Conn, table *nftables.Table) {
-				c.AddRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: "fence", Table: table}})
-			})
+			w.damage(damages()["a rule behind ours"].do)
 			if change, err := d.Ensure(t.Context()); err != nil || !change.Rules {
 				t.Errorf("got %+v, %v, want a replacement", change, err)
 				return
@@ -250,7 +249,7 @@ func TestConnectionsToNMISurviveARepair(t *testing.T) {
 	c := must2(w.pod.DialContext(t.Context(), "tcp4", metadata))(w)
 	defer c.Close()
 	served := must2(l.Accept())(w)
-	damage(t, w.node, func(c *nftables.Conn, _ *nftables.Table) { c.FlushRuleset() })
+	w.damage(func(c *nftables.Conn, _ *nftables.Table) { c.FlushRuleset() })
 	change := must2(d.Ensure(t.Context()))(w)
 	if !change.Rules || change.Flows != 0 || change.FlowsErr != nil {
 		t.Errorf("got %+v, want a repair that forgets no connection", change)

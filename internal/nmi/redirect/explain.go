@@ -17,17 +17,24 @@ var (
 		"needs CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4, CONFIG_NFT_NAT and CONFIG_NFT_CT, and modules that are allowed to load")
 )
 
-// explain adds to the number that the kernel answered with what it means here.
+// explain adds what an answer of nftables means here.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+	// A chain type or an expression that the kernel does not have is ENOENT; a
+	// whole subsystem is EINVAL when it is asked and EOPNOTSUPP when it is told.
+	for _, missing := range []error{
+		unix.ENOENT, unix.EINVAL, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT,
+	} {
+		if errors.Is(err, missing) {
+			return fmt.Errorf("%w: %w", ErrKernel, err)
+		}
+	}
+	return denied(err)
+}
+
+// denied adds what is lacking when the kernel refuses anything.
+func denied(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("%w: %w", ErrCapability, err)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP),
-		errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-		// A chain type or an expression that the kernel does not have is
-		// ENOENT; a whole subsystem is EINVAL when it is asked and EOPNOTSUPP
-		// when it is told.
-		return fmt.Errorf("%w: %w", ErrKernel, err)
 	}
 	return err
 }

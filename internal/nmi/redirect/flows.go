@@ -1,6 +1,7 @@
 package redirect
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -19,9 +20,17 @@ func forgetFlows(c Config) (uint, error) {
 		return 0, fmt.Errorf("forgetting connections that are older than the rules: %w", err)
 	}
 	defer handle.Close()
-	deleted, err := handle.ConntrackDeleteFilters(nl.ConntrackTable, unix.AF_INET, astray(c))
+	var deleted uint
+	for range 3 { // a table that changes while it is read may hide entries
+		var n uint
+		n, err = handle.ConntrackDeleteFilters(nl.ConntrackTable, unix.AF_INET, astray(c))
+		deleted += n
+		if !errors.Is(err, nl.ErrDumpInterrupted) {
+			break
+		}
+	}
 	if err != nil {
-		return deleted, fmt.Errorf("forgetting connections that are older than the rules: %w", err)
+		return deleted, fmt.Errorf("forgetting connections that are older than the rules: %w", denied(err))
 	}
 	return deleted, nil
 }

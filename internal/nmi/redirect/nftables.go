@@ -23,8 +23,8 @@ type NFTables struct {
 	// ours since ours was registered.
 	contested atomic.Bool
 
-	mu      sync.Mutex // held while something is changed
-	ensured bool       // one Ensure of this process has succeeded
+	mu      sync.Mutex // held while anything is read or changed, and protects the following
+	ensured bool       // this process has found or put the rules in place once
 }
 
 var _ Datapath = (*NFTables)(nil)
@@ -52,16 +52,16 @@ func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 	if err != nil {
 		return change, fmt.Errorf("ensuring redirect rules: %w", explain(err))
 	}
-	if n.config.loopback() {
-		change.Links, err = setRouteLocalnet(n.config.NetNS, true)
-		if err != nil {
-			return change, fmt.Errorf("letting links reach %s: %w", n.config.Target, explain(err))
-		}
-	}
 	if change.Rules || !n.ensured {
 		change.Flows, change.FlowsErr = forgetFlows(n.config)
 	}
 	n.ensured = true
+	if n.config.loopback() {
+		change.Links, err = setRouteLocalnet(n.config.NetNS, true)
+	}
+	if err != nil {
+		return change, fmt.Errorf("letting links reach %s: %w", n.config.Target, denied(err))
+	}
 	return change, nil
 }
 
@@ -148,6 +148,8 @@ func (n *NFTables) replace(exists bool) error {
 // Verify implements [Datapath]. What is found wrong with the rules is a
 // [*Damage], with links a [*LinkError].
 func (n *NFTables) Verify(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -162,7 +164,7 @@ func (n *NFTables) Verify(ctx context.Context) error {
 		return nil
 	}
 	if err := verifyRouteLocalnet(n.config.NetNS); err != nil {
-		return fmt.Errorf("verifying links: %w", explain(err))
+		return fmt.Errorf("verifying links: %w", denied(err))
 	}
 	return nil
 }
@@ -178,7 +180,7 @@ func (n *NFTables) Delete(ctx context.Context) error {
 	}
 	if n.config.loopback() {
 		if _, err := setRouteLocalnet(n.config.NetNS, false); err != nil {
-			return fmt.Errorf("closing links to loopback: %w", explain(err))
+			return fmt.Errorf("closing links to loopback: %w", denied(err))
 		}
 	}
 	if err := n.deleteTable(); err != nil {

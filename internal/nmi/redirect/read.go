@@ -15,10 +15,7 @@ import (
 // opaque is an expression that none of our rules holds, so that it equals none.
 // The nftables package drops expressions that it does not know, which would
 // make a rule with one more of them look like ours.
-type opaque struct {
-	expr.Any
-	name string
-}
+type opaque struct{ expr.Any }
 
 // read returns our table as the kernel holds it, or nil if there is none. Only
 // the chains that want has are read; uses tells whether there are others.
@@ -219,7 +216,7 @@ func newExpr(name string) expr.Any {
 	case "immediate":
 		return &expr.Immediate{}
 	}
-	return opaque{name: name}
+	return opaque{}
 }
 
 // request is a message to the nftables subsystem about the family ip.

@@ -30,7 +30,7 @@ type Datapath interface {
 
 	// Delete removes everything that Ensure installs, by whichever process.
 	// Deleting what is not there is no error, so that a clean-up that was
-	// interrupted can be repeated.
+	// interrupted can be repeated. A [Run] that has not ended puts it back.
 	Delete(ctx context.Context) error
 }
 

@@ -41,7 +41,9 @@ func TestRivalThatComesAtTheSamePriority(t *testing.T) {
 	w.serve(w.node, target, "nmi")
 	k := w.keep(w.datapath())
 	w.divert("rival", -110, elsewhere)
-	k.repaired("chain prerouting of table rival has the same priority")
+	if got := k.repaired().Reason; got != "chain prerouting of table rival has the same priority" {
+		t.Errorf("repaired for %q", got)
+	}
 	w.hears(w.pod, metadata, "nmi hears "+podIP)
 }
 

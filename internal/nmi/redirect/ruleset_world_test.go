@@ -3,14 +3,11 @@ package redirect_test
 import (
 	"encoding/binary"
 	"net/netip"
-	"testing"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
 
 // generation returns the number of the last change of the node's ruleset.
@@ -33,13 +30,13 @@ func generation(w *world) uint32 {
 	return 0
 }
 
-// damage does something to the ruleset of a namespace that its owner would not.
-func damage(tb testing.TB, n *netns.NS, do func(*nftables.Conn, *nftables.Table)) {
-	tb.Helper()
-	conn := must2(nftables.New(nftables.WithNetNSFd(n.FD())))(tb)
+// damage does something to the node's ruleset that its owner would not.
+func (w *world) damage(do func(*nftables.Conn, *nftables.Table)) {
+	w.Helper()
+	conn := must2(nftables.New(nftables.WithNetNSFd(w.node.FD())))(w)
 	do(conn, &nftables.Table{Name: "aad-pod-identity", Family: nftables.TableFamilyIPv4})
 	if err := conn.Flush(); err != nil {
-		tb.Error(err)
+		w.Error(err)
 	}
 }
 
@@ -69,7 +66,7 @@ func (w *world) divert(table string, priority nftables.ChainPriority, to netip.A
 
 func (w *world) foreign(name string, priority nftables.ChainPriority, kind nftables.ChainType, exprs []expr.Any) {
 	w.Helper()
-	damage(w, w.node, func(c *nftables.Conn, _ *nftables.Table) {
+	w.damage(func(c *nftables.Conn, _ *nftables.Table) {
 		table := c.AddTable(&nftables.Table{Name: name, Family: nftables.TableFamilyIPv4})
 		chain := c.AddChain(&nftables.Chain{
 			Name: "prerouting", Table: table, Type: kind, Hooknum: nftables.ChainHookPrerouting, Priority: &priority,

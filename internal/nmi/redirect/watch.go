@@ -33,7 +33,7 @@ func (n *NFTables) Watch(ctx context.Context, changed func()) error {
 	if n.config.loopback() {
 		links, err := subscribe(unix.NETLINK_ROUTE, n.config.NetNS, groupLink)
 		if err != nil {
-			return explain(err)
+			return denied(err)
 		}
 		defer links.Close()
 		listening = append(listening, listener{conn: links, matters: mattersToLinks})
