@@ -85,7 +85,9 @@ func (c *clock) Advance(d time.Duration) {
 type azure struct {
 	*azuresim.Simulator
 	https, imds, control string // addresses
+	clock                *clock // nil: the real one
 	expected             bool   // unexpected entries do not fail the test
+	stop                 func(*testing.T)
 }
 
 // start runs a simulator for the test, and fails the test at its end if the
@@ -102,12 +104,19 @@ func start(t *testing.T, config azuresim.Config) *azure {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
-	go func() { ran <- sim.Run(ctx, listeners) }()
-	t.Cleanup(func() {
+	go func() {
+		defer close(ran)
+		ran <- sim.Run(ctx, listeners)
+	}()
+	a.stop = func(t *testing.T) {
+		t.Helper()
 		cancel()
-		if err := <-ran; err != nil {
+		if err, ok := <-ran; ok && err != nil {
 			t.Errorf("running the simulator: %v", err)
 		}
+	}
+	t.Cleanup(func() {
+		a.stop(t)
 		for _, e := range sim.Journal.Unexpected() {
 			if !a.expected {
 				t.Errorf("unexpected: %s", e)
