@@ -332,11 +332,11 @@ func (a *azure) play(t *testing.T, f fault.Fault) {
 func scaleSets(t *testing.T, a *azure) *armcompute.VirtualMachineScaleSetsClient {
 	t.Helper()
 	credential, err := azidentity.NewClientSecretCredential(tenant, micClientID, string(secret),
-		&azidentity.ClientSecretCredentialOptions{ClientOptions: a.clientOptions(t)})
+		&azidentity.ClientSecretCredentialOptions{ClientOptions: a.clientOptions()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := armcompute.NewVirtualMachineScaleSetsClient(subscription, credential, &arm.ClientOptions{ClientOptions: a.clientOptions(t)})
+	client, err := armcompute.NewVirtualMachineScaleSetsClient(subscription, credential, &arm.ClientOptions{ClientOptions: a.clientOptions()})
 	if err != nil {
 		t.Fatal(err)
 	}

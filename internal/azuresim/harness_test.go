@@ -2,6 +2,8 @@ package azuresim_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -61,6 +63,15 @@ func document() model.Document {
 	}
 }
 
+// signingKey is shared by all tests, since making one is slow.
+var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
 // clock stands still until it is moved.
 type clock struct {
 	mu  sync.Mutex
@@ -85,6 +96,7 @@ func (c *clock) Advance(d time.Duration) {
 type azure struct {
 	*azuresim.Simulator
 	https, imds, control string // addresses
+	http                 *http.Client
 	clock                *clock // nil: the real one
 	expected             bool   // unexpected entries do not fail the test
 	stop                 func(*testing.T)
@@ -94,6 +106,7 @@ type azure struct {
 // journal holds anything unexpected.
 func start(t *testing.T, config azuresim.Config) *azure {
 	t.Helper()
+	config.SigningKey = signingKey()
 	sim, err := azuresim.New(config)
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +136,7 @@ func start(t *testing.T, config azuresim.Config) *azure {
 			}
 		}
 	})
+	a.http = a.clientFrom(t, "127.0.0.1")
 	return a
 }
 
@@ -136,14 +150,12 @@ func listen(t *testing.T) net.Listener {
 	return l
 }
 
-// client calls the simulator and nothing else: whatever name or address is
-// dialled, the connection goes to a listener of this test, or fails.
-func (a *azure) client(t *testing.T) *http.Client {
-	t.Helper()
-	return a.clientFrom(t, "127.0.0.1")
-}
+// client is the test's client, whose connections come from 127.0.0.1.
+func (a *azure) client() *http.Client { return a.http }
 
-// clientFrom is a client whose connections come from a loopback address.
+// clientFrom is a client whose connections come from a loopback address. It
+// calls the simulator and nothing else: whatever name or address is dialled, the
+// connection goes to a listener of this test, or fails.
 func (a *azure) clientFrom(t *testing.T, source string) *http.Client {
 	t.Helper()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
@@ -166,9 +178,8 @@ func (a *azure) clientFrom(t *testing.T, source string) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-func (a *azure) clientOptions(t *testing.T) azcore.ClientOptions {
-	t.Helper()
-	return azcore.ClientOptions{Transport: a.client(t), Retry: policy.RetryOptions{MaxRetries: 1, RetryDelay: time.Millisecond}}
+func (a *azure) clientOptions() azcore.ClientOptions {
+	return azcore.ClientOptions{Transport: a.client(), Retry: policy.RetryOptions{MaxRetries: 1, RetryDelay: time.Millisecond}}
 }
 
 func (a *azure) controlClient() *control.Client { return control.New("http://"+a.control, nil) }

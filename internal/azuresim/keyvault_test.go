@@ -90,7 +90,7 @@ func TestSecretIsReadWithARoleOnItAlone(t *testing.T) {
 
 func secrets(t *testing.T, a *azure, credential azcore.TokenCredential) *azsecrets.Client {
 	t.Helper()
-	client, err := azsecrets.NewClient("https://demo-vault.vault.azure.net", credential, &azsecrets.ClientOptions{ClientOptions: a.clientOptions(t)})
+	client, err := azsecrets.NewClient("https://demo-vault.vault.azure.net", credential, &azsecrets.ClientOptions{ClientOptions: a.clientOptions()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,7 +87,7 @@ func TestIMDSRefusals(t *testing.T) {
 // wantRefusal sends req and checks answer and journal.
 func (a *azure) wantRefusal(t *testing.T, req *http.Request, status int, words string, unexpected bool) {
 	t.Helper()
-	got, body := request(t, a.client(t), req)
+	got, body := request(t, a.client(), req)
 	if got != status || !strings.Contains(body, words) {
 		t.Errorf("got %d %s, want %d and %s", got, body, status, words)
 	}
@@ -117,7 +117,7 @@ func TestIMDSTokenAnswer(t *testing.T) {
 			}
 			req := newRequest(t, http.MethodGet, url, "")
 			req.Header.Set("Metadata", "TRUE")
-			status, body := request(t, a.client(t), req)
+			status, body := request(t, a.client(), req)
 			if status != http.StatusOK {
 				t.Fatalf("got %d %s", status, body)
 			}
@@ -238,7 +238,7 @@ func TestARMTakesTokensForAnyOfItsNames(t *testing.T) {
 	for _, audience := range []string{"https://management.azure.com", "https://management.azure.com/", "https://management.core.windows.net/"} {
 		req := newRequest(t, http.MethodGet, armURL+scaleSetID+version, "")
 		req.Header.Set("Authorization", "Bearer "+minted(audience)(t, a))
-		if status, body := request(t, a.client(t), req); status != http.StatusOK {
+		if status, body := request(t, a.client(), req); status != http.StatusOK {
 			t.Errorf("%s: got %d %s", audience, status, body)
 		}
 	}
@@ -279,7 +279,7 @@ func TestKeyVaultRefusals(t *testing.T) {
 
 func TestKeyVaultChallenge(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
-	resp, err := a.client(t).Do(newRequest(t, http.MethodGet, vaultURL+"?api-version=2026-04-01", ""))
+	resp, err := a.client().Do(newRequest(t, http.MethodGet, vaultURL+"?api-version=2026-04-01", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,13 +353,13 @@ func TestEntraDocuments(t *testing.T) {
 func TestUnknownHostsAreUnexpected(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
 	a.expected = true
-	if resp, err := a.client(t).Do(newRequest(t, http.MethodGet, "https://graph.microsoft.com/", "")); err == nil {
+	if resp, err := a.client().Do(newRequest(t, http.MethodGet, "https://graph.microsoft.com/", "")); err == nil {
 		resp.Body.Close()
 		t.Error("a handshake for an unknown name succeeded")
 	}
 	req := newRequest(t, http.MethodGet, armURL+"/", "")
 	req.Host = "graph.microsoft.com"
-	if status, body := request(t, a.client(t), req); status != http.StatusMisdirectedRequest {
+	if status, body := request(t, a.client(), req); status != http.StatusMisdirectedRequest {
 		t.Errorf("got %d %s", status, body)
 	}
 	var surfaces []string
@@ -382,7 +382,7 @@ func TestJournalAndLogHoldNoSecret(t *testing.T) {
 		req := newRequest(t, http.MethodGet, url, "")
 		req.Header.Set("Authorization", "Bearer "+bearer)
 		req.Header.Set("Metadata", "true")
-		request(t, a.client(t), req)
+		request(t, a.client(), req)
 	}
 	tokenOf := token(t, clientSecret(t, a, tenant, micClientID, secret), "https://nosecret.example/.default")
 	text, err := json.Marshal(a.Journal.Since(0))
@@ -478,5 +478,5 @@ func imds(t *testing.T, a *azure, clientID string) (int, string) {
 	t.Helper()
 	req := newRequest(t, http.MethodGet, tokenURL+"&client_id="+clientID, "")
 	req.Header.Set("Metadata", "true")
-	return request(t, a.client(t), req)
+	return request(t, a.client(), req)
 }
