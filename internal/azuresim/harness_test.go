@@ -64,6 +64,8 @@ func document() model.Document {
 }
 
 // signingKey is shared by all tests, since making one is slow.
+//
+//nolint:gochecknoglobals // set once, and the same for all
 var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

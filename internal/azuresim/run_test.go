@@ -125,6 +125,21 @@ func TestProcessRefusesToStart(t *testing.T) {
 	}
 }
 
+func TestFailedStartLeavesTheCAOfAnotherAlone(t *testing.T) {
+	taken := listen(t)
+	defer taken.Close()
+	cert := filepath.Join(t.TempDir(), "ca.pem")
+	check(t, os.WriteFile(cert, []byte("another's"), 0o600))
+	options, err := azuresim.ParseOptions([]string{"--https-address=" + taken.Addr().String(), "--ca-cert=" + cert}, newOutput())
+	check(t, err)
+	if err := azuresim.Run(t.Context(), options); err == nil {
+		t.Error("it started on a port in use")
+	}
+	if text, err := os.ReadFile(cert); err != nil || string(text) != "another's" {
+		t.Errorf("the CA is now %q, %v", text, err)
+	}
+}
+
 func TestParseOptions(t *testing.T) {
 	for name, test := range map[string]struct {
 		args  []string

@@ -2,6 +2,8 @@ package fault_test
 
 import (
 	"encoding/json"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +13,9 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
 )
 
-var request = fault.Request{Surface: "arm", Method: "PATCH", Path: "/subscriptions/S/virtualMachineScaleSets/a", Node: "node-0"}
+func request() fault.Request {
+	return fault.Request{Surface: "arm", Method: "PATCH", Path: "/subscriptions/S/virtualMachineScaleSets/a", Node: "node-0"}
+}
 
 func TestMatch(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -38,10 +42,31 @@ func TestMatch(t *testing.T) {
 			if _, err := set.Add(fault.Fault{Match: test.match, Response: fault.Response{Drop: true}}); err != nil {
 				t.Fatal(err)
 			}
-			if _, got := set.Take(request); got != test.want {
+			if _, got := set.Take(request()); got != test.want {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// A path's pattern is the regular expression in which * is .*, for all short
+// texts over a small alphabet.
+func TestPatternsMeanWhatTheirExpressionsMean(t *testing.T) {
+	var texts []string
+	for n := range 1 << 10 {
+		texts = append(texts, strings.NewReplacer("0", "a", "1", "b").Replace(strconv.FormatInt(int64(n), 2)))
+	}
+	for _, pattern := range []string{"*", "a*", "*a", "a*b", "ab*ba", "*ab*", "a*b*a", "*a*b*", "aa*aa", "**", "a**b", "ab"} {
+		expression := regexp.MustCompile("^" + strings.ReplaceAll(pattern, "*", ".*") + "$")
+		var set fault.Set
+		if _, err := set.Add(fault.Fault{Match: fault.Match{Path: pattern}, Response: fault.Response{Drop: true}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range texts {
+			if _, got := set.Take(fault.Request{Path: text}); got != expression.MatchString(text) {
+				t.Errorf("%q on %q: got %v", pattern, text, got)
+			}
+		}
 	}
 }
 
@@ -58,7 +83,7 @@ func TestFaultsArePlayedInOrderAndAsOftenAsAsked(t *testing.T) {
 	}
 	var got []int
 	for range 4 {
-		f, ok := set.Take(request)
+		f, ok := set.Take(request())
 		if !ok {
 			t.Fatal("no fault")
 		}
@@ -77,7 +102,7 @@ func TestFaultsArePlayedInOrderAndAsOftenAsAsked(t *testing.T) {
 	if !set.Remove("3") || set.Remove("3") {
 		t.Error("Remove must tell whether there was one")
 	}
-	if _, ok := set.Take(request); ok {
+	if _, ok := set.Take(request()); ok {
 		t.Error("a removed fault is still played")
 	}
 	set.Clear()
