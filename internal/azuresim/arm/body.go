@@ -65,7 +65,7 @@ func addChange(p *state.IdentityPatch, call *wire.Call, spelling string, remove 
 	id, err := armid.ParseUserAssigned(spelling)
 	if err != nil {
 		return wire.Refuse(http.StatusBadRequest, "InvalidIdentityValues",
-			"Invalid value for the identities '%s'. The 'UserAssignedIdentities' property keys should only be empty json objects, null or the resource exisiting property.", spelling)
+			"Invalid value for the identities '%s'. The 'UserAssignedIdentities' property keys should only be empty json objects, null or the resource existing property.", spelling)
 	}
 	_, added := p.Add[id]
 	_, removed := p.Remove[id]
