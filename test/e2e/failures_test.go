@@ -31,7 +31,7 @@ func TestAgentGone(t *testing.T) {
 			if err := shared.nmi[index].Signal(t.Context(), signal); err != nil {
 				t.Fatal(err)
 			}
-			impatient := client(t, pod.NS)
+			impatient := httpClient(t, pod.NS)
 			impatient.Timeout = 2 * time.Second
 			for _, target := range []string{query(), "http://169.254.169.254/metadata/instance?api-version=2021-02-01"} {
 				if got, err := get(t.Context(), impatient, target, metadata()); err == nil {
@@ -118,7 +118,7 @@ func TestARMUnreachable(t *testing.T) {
 	awaitObject(t, &v1.AzureAssignedIdentityList{}, "the reason on the assignment", func(a *v1.AzureAssignedIdentity) bool {
 		return a.Spec.Pod == waiting.Object.Name && condition(a.Status.Conditions, v1.ConditionReady, v1.ReasonARMUnavailable)
 	})
-	got, err := get(t.Context(), client(t, waiting.NS), query(), metadata())
+	got, err := get(t.Context(), httpClient(t, waiting.NS), query(), metadata())
 	if err != nil || got.status != http.StatusNotFound {
 		t.Errorf("while ARM is away a pod is answered %d %s, %v", got.status, got.body, err)
 	}
@@ -143,7 +143,7 @@ spec: {azureIdentity: nowhere, selector: missingidentity}
 		return b.Name == "missingidentity" && condition(b.Status.Conditions, v1.ConditionReady, v1.ReasonIdentityNotFound)
 	})
 	awaitEvent(t, "missingidentity", "default/nowhere")
-	got, err := get(t.Context(), client(t, pod.NS), query(), metadata())
+	got, err := get(t.Context(), httpClient(t, pod.NS), query(), metadata())
 	if err != nil || got.status != http.StatusNotFound || got.field("error") == "" {
 		t.Errorf("got %d %s, %v", got.status, got.body, err)
 	}

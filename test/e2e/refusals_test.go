@@ -32,20 +32,20 @@ func TestRefusals(t *testing.T) {
 		status int
 		words  string
 	}{
-		"an identity that it is not bound to":          {client(t, bound.NS), query("client_id", others.ClientID), metadata(), http.StatusForbidden, ""},
-		"that identity by resource ID":                 {client(t, bound.NS), query("mi_res_id", others.ID), metadata(), http.StatusForbidden, ""},
-		"that identity by resource ID, old name":       {client(t, bound.NS), query("msi_res_id", others.ID), metadata(), http.StatusForbidden, ""},
-		"that identity by object ID":                   {client(t, bound.NS), query("object_id", others.PrincipalID), metadata(), 0, ""},
-		"the cluster's own identity":                   {client(t, bound.NS), query("client_id", shared.Cloud.Cluster.ClientID), metadata(), 0, ""},
-		"no header":                                    {client(t, bound.NS), query(), nil, http.StatusBadRequest, "Required metadata header not specified"},
-		"X-Forwarded-For":                              {client(t, bound.NS), query(), forwarded, http.StatusBadRequest, ""},
-		"no resource":                                  {client(t, bound.NS), tokenURL + "?api-version=2018-02-01", metadata(), http.StatusBadRequest, "resource"},
-		"another route of identities":                  {client(t, bound.NS), path("/metadata/identity/anything-else"), metadata(), http.StatusNotFound, ""},
-		"the platform's credential":                    {client(t, bound.NS), path("/metadata/identity/getplatformmetadata"), metadata(), http.StatusNotFound, ""},
-		"a path in other spelling":                     {client(t, bound.NS), path(`/metadata/identity%5Coauth2%5Ctoken`), metadata(), http.StatusBadRequest, ""},
-		"no label, asking for an identity that exists": {client(t, unbound.NS), query("client_id", mine.ClientID), metadata(), http.StatusBadRequest, "Identity not found"},
-		"no label, asking for none":                    {client(t, unbound.NS), query(), metadata(), http.StatusBadRequest, v1.PodLabel},
-		"a label that no binding selects":              {client(t, unselected.NS), query(), metadata(), http.StatusNotFound, "no-such-binding"},
+		"an identity that it is not bound to":          {httpClient(t, bound.NS), query("client_id", others.ClientID), metadata(), http.StatusForbidden, ""},
+		"that identity by resource ID":                 {httpClient(t, bound.NS), query("mi_res_id", others.ID), metadata(), http.StatusForbidden, ""},
+		"that identity by resource ID, old name":       {httpClient(t, bound.NS), query("msi_res_id", others.ID), metadata(), http.StatusForbidden, ""},
+		"that identity by object ID":                   {httpClient(t, bound.NS), query("object_id", others.PrincipalID), metadata(), 0, ""},
+		"the cluster's own identity":                   {httpClient(t, bound.NS), query("client_id", shared.Cloud.Cluster.ClientID), metadata(), 0, ""},
+		"no header":                                    {httpClient(t, bound.NS), query(), nil, http.StatusBadRequest, "Required metadata header not specified"},
+		"X-Forwarded-For":                              {httpClient(t, bound.NS), query(), forwarded, http.StatusBadRequest, ""},
+		"no resource":                                  {httpClient(t, bound.NS), tokenURL + "?api-version=2018-02-01", metadata(), http.StatusBadRequest, "resource"},
+		"another route of identities":                  {httpClient(t, bound.NS), path("/metadata/identity/anything-else"), metadata(), http.StatusNotFound, ""},
+		"the platform's credential":                    {httpClient(t, bound.NS), path("/metadata/identity/getplatformmetadata"), metadata(), http.StatusNotFound, ""},
+		"a path in other spelling":                     {httpClient(t, bound.NS), path(`/metadata/identity%5Coauth2%5Ctoken`), metadata(), http.StatusBadRequest, ""},
+		"no label, asking for an identity that exists": {httpClient(t, unbound.NS), query("client_id", mine.ClientID), metadata(), http.StatusBadRequest, "Identity not found"},
+		"no label, asking for none":                    {httpClient(t, unbound.NS), query(), metadata(), http.StatusBadRequest, v1.PodLabel},
+		"a label that no binding selects":              {httpClient(t, unselected.NS), query(), metadata(), http.StatusNotFound, "no-such-binding"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			got, err := get(t.Context(), test.from, test.url, test.header)

@@ -31,8 +31,8 @@ const (
 	vault    = "https://vault.azure.net"
 )
 
-// client makes requests as a program in the namespace does.
-func client(t *testing.T, ns *netns.NS) *http.Client {
+// httpClient makes requests as a program in the namespace does.
+func httpClient(t *testing.T, ns *netns.NS) *http.Client {
 	t.Helper()
 	transport, err := shared.Transport(t.Context(), ns)
 	if err != nil {
@@ -89,7 +89,7 @@ func query(pairs ...string) string {
 func sdkToken(t *testing.T, pod *world.Pod, id azidentity.ManagedIDKind) (string, error) {
 	t.Helper()
 	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
-		ClientOptions: azcore.ClientOptions{Transport: client(t, pod.NS)}, ID: id,
+		ClientOptions: azcore.ClientOptions{Transport: httpClient(t, pod.NS)}, ID: id,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func sdkToken(t *testing.T, pod *world.Pod, id azidentity.ManagedIDKind) (string
 // that the token is this identity's, for the vault.
 func wantToken(t *testing.T, pod *world.Pod, raw string, want model.Identity) {
 	t.Helper()
-	keys := publishedKeys(t, client(t, pod.NS))
+	keys := publishedKeys(t, httpClient(t, pod.NS))
 	token, err := jwt.Parse(raw, func(token *jwt.Token) (any, error) {
 		key, ok := keys[fmt.Sprint(token.Header["kid"])]
 		if !ok {

@@ -36,7 +36,7 @@ func TestTokens(t *testing.T) {
 				})
 			}
 			t.Run("by object ID", func(t *testing.T) {
-				got, err := get(t.Context(), client(t, pod.NS), query("object_id", identity.PrincipalID), metadata())
+				got, err := get(t.Context(), httpClient(t, pod.NS), query("object_id", identity.PrincipalID), metadata())
 				if err != nil || got.status != http.StatusOK {
 					t.Fatalf("%v %+v", err, got)
 				}
