@@ -82,6 +82,7 @@ type Reconciler struct {
 	policy  plan.Policy
 	lookup  kube.Lookup
 	options Options
+	holds   holds
 }
 
 // NewReconciler returns a Reconciler.
@@ -117,9 +118,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.
 		return reconcile.Result{}, nil // nothing to attach, nothing to remove
 	}
 	p := &pass{Reconciler: r, ref: ref, record: record, refused: map[armid.ID]error{}}
+	if p.failure = r.holds.of(ref); p.failure != nil {
+		return p.result(ctx, p.failure) // new pods are told; ARM is left alone
+	}
 	if err := p.converge(ctx); err != nil {
 		return p.result(ctx, err)
 	}
+	r.holds.set(ref, p.failure)
 	return p.result(ctx, p.failure)
 }
 
