@@ -37,6 +37,7 @@ const (
 	micObjectID  = "aaaaaaaa-0000-4000-8000-000000000002"
 	micSecret    = "correct horse battery staple"
 	micNamespace = "mic-system"
+	micUser      = "system:serviceaccount:mic-system:mic"
 	// patience is how long a test waits for what must come.
 	patience = 40 * time.Second
 )
@@ -74,6 +75,7 @@ func newWorld(t *testing.T, config azuresim.Config) *world {
 		t.Fatal(err)
 	}
 	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: micNamespace}})
+	w.authorize(t)
 	return w
 }
 
@@ -135,7 +137,8 @@ func (w *world) options(t *testing.T, args ...string) mic.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.Version, options.Kube, options.Transport = "test", w.config, w.transport(t)
+	options.Version, options.Kube, options.Transport = "test", rest.CopyConfig(w.config), w.transport(t)
+	options.Kube.Impersonate = rest.ImpersonationConfig{UserName: micUser}
 	options.Getenv = func(name string) string { return map[string]string{"MIC_POD_NAMESPACE": micNamespace}[name] }
 	if testing.Verbose() {
 		if options.Logger, err = obs.NewLogger(t.Output(), obs.LogOptions{}); err != nil {

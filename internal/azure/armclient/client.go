@@ -90,7 +90,10 @@ func clientOptions(config Config, o Options) (options policy.ClientOptions, cust
 	options = policy.ClientOptions{
 		Cloud:     endpoints,
 		Transport: o.Transport,
+		// Few and quick: what fails for longer is reported, and tried again by the
+		// caller.
 		Retry: policy.RetryOptions{
+			MaxRetries: 2,
 			RetryDelay: o.RetryDelay,
 			// Without 429: a caller that knows of it keeps away from the resource
 			// and goes on with others, where the SDK would sleep.
@@ -122,11 +125,11 @@ func (u userAgent) Do(req *policy.Request) (*http.Response, error) {
 
 // newCredential returns the source of the client's own token. The SDK keeps
 // tokens and no failures, so that it recovers by itself when the way to the
-// metadata service or to Entra does. For those requests the SDK's own retries
-// are kept: they know what the metadata service means by its answers.
+// metadata service or to Entra does. Its default for the metadata service is to
+// try for more than a minute, in which nobody would be told what is wrong.
 func newCredential(config Config, base policy.ClientOptions, custom bool) (azcore.TokenCredential, error) {
 	if config.ManagedIdentity {
-		base.Retry = policy.RetryOptions{}
+		base.Retry.StatusCodes = append([]int{http.StatusNotFound, http.StatusGone, http.StatusTooManyRequests}, base.Retry.StatusCodes...)
 		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: base}
 		if config.ManagedIdentityClientID != "" {
 			options.ID = azidentity.ClientID(config.ManagedIdentityClientID)

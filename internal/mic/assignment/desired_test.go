@@ -17,6 +17,8 @@ import (
 
 const resourceID = "/subscriptions/S/resourceGroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/Demo"
 
+var now = time.Unix(1_700_000_000, 0)
+
 var pod = identity.Key{Namespace: "apps", Name: "web-0"}
 
 // grant is one identity that the pod may use, changed by edit.
@@ -44,7 +46,7 @@ func grant(t *testing.T, edit func(*v1.AzureIdentity)) binding.Grant {
 }
 
 func snapshot(grants ...binding.Grant) assignment.Snapshot {
-	return assignment.Snapshot{Pod: pod, Node: "node-0", Grants: grants, Taken: func(string, string) bool { return false }}
+	return assignment.Snapshot{Pod: pod, Node: "node-0", Grants: grants, Taken: func(string, string) bool { return false }, Now: now}
 }
 
 // made is the assignment that a grant leads to, with the state it has later.
@@ -76,7 +78,10 @@ func TestComputeCreates(t *testing.T) {
 			},
 			Pod: "web-0", PodNamespace: "apps", NodeName: "node-0",
 		},
-		Status: v1.AzureAssignedIdentityStatus{Status: "Created", AvailableReplicas: 1},
+		Status: v1.AzureAssignedIdentityStatus{Status: "Created", AvailableReplicas: 1, Conditions: []metav1.Condition{{
+			Type: "Ready", Status: "False", Reason: "Attaching", LastTransitionTime: metav1.NewTime(now),
+			Message: "waiting for Azure to attach the identity to the node's virtual machine or scale set",
+		}}},
 	}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)

@@ -91,7 +91,7 @@ func stale(err error) bool {
 // snapshot reads the cache. The decision is empty for a pod that needs nothing.
 func (r *Reconciler) snapshot(ctx context.Context, key identity.Key) (Snapshot, *corev1.Pod, binding.Decision, error) {
 	catalog := &catalog{ctx: ctx, lookup: r.lookup}
-	snapshot := Snapshot{Pod: key, Namespaced: r.namespaced, Taken: catalog.taken(key)}
+	snapshot := Snapshot{Pod: key, Namespaced: r.namespaced, Taken: catalog.taken(key), Now: time.Now()}
 	pod, errPod := r.lookup.Pod(ctx, key)
 	current, errCurrent := r.lookup.AssignmentsOf(ctx, key)
 	if err := errors.Join(errPod, errCurrent); err != nil {

@@ -79,14 +79,11 @@ func (o Outcome) verdict(id armid.ID) verdict {
 		err = o.Err
 	}
 	if err == nil {
-		return verdict{reason: v1.ReasonAttaching, message: AttachingMessage}
+		return verdict{reason: v1.ReasonAttaching, message: kube.AttachingMessage}
 	}
 	reason, message := Explain(err)
 	return verdict{reason: reason, message: message}
 }
-
-// AttachingMessage goes with [v1.ReasonAttaching].
-const AttachingMessage = "waiting for Azure to attach the identity to the node's virtual machine or scale set"
 
 func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, o Outcome) error {
 	id, needed := kube.ManagedIdentity(a)
