@@ -3,11 +3,16 @@ package mic_test
 import (
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
+	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
 
 // rights are exactly what the controller may do in these tests: everywhere, in
@@ -47,4 +52,24 @@ func (w *world) authorize(t *testing.T) {
 			&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "mic"}, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "mic"}})
 	}
 	w.create(t, objects...)
+}
+
+// TestRightsAreEnforced makes sure that the others mean something.
+func TestRightsAreEnforced(t *testing.T) {
+	w := newWorld(t, azuresim.Config{})
+	config := rest.CopyConfig(w.config)
+	config.Impersonate.UserName = micUser
+	kube, err := client.New(config, client.Options{Scheme: env.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kube.List(t.Context(), &corev1.PodList{}); err != nil {
+		t.Errorf("listing pods: %v", err)
+	}
+	if err := kube.List(t.Context(), &corev1.SecretList{}); !apierrors.IsForbidden(err) {
+		t.Errorf("listing secrets: %v, want it forbidden", err)
+	}
+	if err := kube.List(t.Context(), &v1.AzureIdentityAttachmentList{}); !apierrors.IsForbidden(err) {
+		t.Errorf("listing records of every namespace: %v, want it forbidden", err)
+	}
 }

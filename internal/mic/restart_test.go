@@ -26,6 +26,7 @@ func TestRestart(t *testing.T) {
 		{"while-away", podGoesWhileAway},
 		{"cut-off", cutOffAtStart},
 		{"overtaken", overtaken},
+		{"standby", standby},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.play(t, w.scene(t, "restart-"+test.name)) })
 	}
@@ -160,4 +161,39 @@ func overtaken(t *testing.T, s *scene) {
 	s.unassigned(t, pod)
 	s.marker(t)
 	s.present(t, "demo", "marker")
+}
+
+// standby: a second replica is ready, does nothing, and takes over.
+func standby(t *testing.T, s *scene) {
+	ports := []string{freePort(t), freePort(t), freePort(t)}
+	stop := run(t, s.options(t, "--http-probe-port="+ports[0], "--prometheus-port="+ports[1]))
+	is := func(text string) func(int, string) bool {
+		return func(status int, body string) bool { return status == http.StatusOK && body == text }
+	}
+	get(t, "http://127.0.0.1:"+ports[0]+"/healthz", is("Active"))
+	run(t, s.options(t, "--http-probe-port="+ports[2]))
+	get(t, "http://127.0.0.1:"+ports[2]+"/readyz", is("ok"))
+	get(t, "http://127.0.0.1:"+ports[2]+"/healthz", is("Not Active"))
+	s.identity(t, "demo")
+	first := s.pod(t, "first", "demo")
+	s.assigned(t, first)
+	for _, name := range []string{
+		"aadpodidentity_assigned_identity_addition_count 1", "aadpodidentity_mic_new_leader_election_count 1",
+		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vmss_update"} 1`, "mic_assignment_seconds_count 1",
+		"workqueue_depth",
+	} {
+		get(t, "http://127.0.0.1:"+ports[1]+"/metrics", func(status int, body string) bool {
+			return status == http.StatusOK && strings.Contains(body, name)
+		})
+	}
+	if status, _ := fetch(t, "http://127.0.0.1:"+ports[0]+"/debug/pprof/"); status != http.StatusNotFound {
+		t.Errorf("pprof answers %d", status)
+	}
+	stop()
+	get(t, "http://127.0.0.1:"+ports[2]+"/healthz", is("Active"))
+	second := s.pod(t, "second", "demo")
+	s.assigned(t, second)
+	s.kill(t, first)
+	s.kill(t, second)
+	s.present(t)
 }
