@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -35,7 +36,7 @@ type Options struct {
 	RetryMax         time.Duration
 	Log              obs.LogOptions
 
-	// Version is the program's own.
+	// Version is the program's own, as the build stamped it.
 	Version string
 	// Getenv reads the environment; nil is [os.Getenv].
 	Getenv func(string) string
@@ -54,7 +55,10 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 	if err != nil {
 		return Options{}, fmt.Errorf("reading the host name: %w", err)
 	}
-	var o Options
+	o := Options{Version: "unknown"}
+	if build, ok := debug.ReadBuildInfo(); ok && build.Main.Version != "" {
+		o.Version = build.Main.Version
+	}
 	flags := flag.NewFlagSet("mic", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	o.bind(flags, hostname)

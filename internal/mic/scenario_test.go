@@ -48,6 +48,7 @@ func TestScenarios(t *testing.T) {
 		{"repaired", repaired},
 		{"node-gone", nodeGone},
 		{"finalizer", oldFinalizer},
+		{"deleted", deleted},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -432,6 +433,23 @@ func oldFinalizer(t *testing.T, s *scene) {
 	a := s.assigned(t, pod)
 	edit(t, s.world, &a, func(a *v1.AzureAssignedIdentity) { a.Finalizers = []string{v1.AssignedIdentityFinalizer} })
 	s.kill(t, pod)
+	s.unassigned(t, pod)
+	s.present(t)
+}
+
+// deleted: the identity's object goes, then, after it is back, the binding.
+func deleted(t *testing.T, s *scene) {
+	object, binding := s.identity(t, "demo")
+	pod := s.pod(t, "web", "demo")
+	s.assigned(t, pod)
+	again := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "demo"}, Spec: object.Spec}
+	s.delete(t, object)
+	s.unassigned(t, pod)
+	s.verdict(t, binding.Name, v1.ReasonIdentityNotFound)
+	s.present(t)
+	s.create(t, again)
+	s.assigned(t, pod)
+	s.delete(t, binding)
 	s.unassigned(t, pod)
 	s.present(t)
 }

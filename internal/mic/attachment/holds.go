@@ -38,7 +38,11 @@ func (h *holds) of(ref compute.Ref) error {
 	if errors.As(held.failure, &throttled) {
 		return &armclient.ThrottledError{After: left, Message: throttled.Message}
 	}
-	return &armclient.UnavailableError{After: left, Err: held.failure}
+	var unavailable *armclient.UnavailableError
+	if errors.As(held.failure, &unavailable) {
+		return &armclient.UnavailableError{After: left, Err: unavailable.Err}
+	}
+	return nil
 }
 
 // set keeps the resource for as long as the failure asks for.

@@ -137,6 +137,7 @@ type pass struct {
 	seen      *compute.Identities // nil: not known
 	refused   map[armid.ID]error
 	operation *v1.ARMOperation
+	underway  bool // a patch is about to be sent
 	wait      bool
 	failure   error // ARM's; it is reported
 }
@@ -203,9 +204,11 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		return false, err
 	}
 	// Pods whose identity is there already do not wait for the others'.
+	p.underway = true
 	if err := p.say(ctx); err != nil && !outdated(err) {
 		return false, err
 	}
+	p.underway = false
 	log.FromContext(ctx).Info("patching identities", "add", len(planned.Patch.Add), "remove", len(planned.Patch.Remove))
 	seen, operation, failure := p.send(ctx, planned.Patch)
 	p.operation = operation
@@ -254,7 +257,8 @@ func (p *pass) say(ctx context.Context) error {
 		return err
 	}
 	outcome := report.Outcome{
-		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure, Operation: p.operation,
+		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure,
+		Underway: p.underway, Operation: p.operation,
 	}
 	if p.seen != nil {
 		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy)
