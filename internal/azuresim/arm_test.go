@@ -153,7 +153,7 @@ func TestPatchRefused(t *testing.T) {
 		"two missing":         {scaleSetName, nil, identities(userAssigned, missing, missing+"2"), 400, "FailedIdentityOperation", "'" + lowered(missing) + "," + lowered(missing) + "2'"},
 		"identity not assignable": {scaleSetName, nil, identities(userAssigned, demoID, foreignID), 403, "LinkedAuthorizationFailed",
 			"on the linked scope(s) '" + lowered(foreignID) + "' (respectively)"},
-		"no such scale set":          {"gone", nil, identities(userAssigned, demoID), 404, "ResourceNotFound", "'Microsoft.Compute/virtualMachineScaleSets/gone' under resource group 'mc_nodes'"},
+		"no such scale set":          {"gone", nil, identities(userAssigned, demoID), 404, "ResourceNotFound", "'Microsoft.Compute/virtualMachineScaleSets/gone' under resource group 'MC_nodes'"},
 		"151 identities":             {scaleSetName, nil, identities(userAssigned, many...), 400, "InvalidParameter", "The maximum is 150"},
 		"user-assigned and empty":    {scaleSetName, nil, identities(userAssigned), 400, "InvalidParameter", "must not be null or empty"},
 		"system-assigned with a map": {scaleSetName, nil, identities(armcompute.ResourceIdentityTypeSystemAssigned, demoID), 400, "InvalidParameter", `should not be provided if the type is \"SystemAssigned\"`},
@@ -229,7 +229,7 @@ func TestRolesDecide(t *testing.T) {
 			wantCode(t, "GET", err, test.read)
 			_, err = client.BeginUpdate(t.Context(), "MC_nodes", scaleSetName, identities(userAssigned, demoID), nil)
 			wantCode(t, "PATCH", err, test.patch)
-			if test.patch == "AuthorizationFailed" && !strings.Contains(err.Error(), "action '"+write+"' over scope") {
+			if test.patch == "AuthorizationFailed" && !strings.Contains(err.Error(), "action '"+write+"' over scope '"+scaleSetID+"'") {
 				t.Errorf("%v does not name the action and scope", err)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 // All surfaces at once, for the race detector; no request may be lost.
@@ -30,11 +31,11 @@ func TestSurfacesServeConcurrently(t *testing.T) {
 				} {
 					req := newRequest(t, method, armURL+scaleSetID+version, body)
 					req.Header.Set("Authorization", "Bearer "+bearer)
-					if status, body := request(t, a.client(), req); status != http.StatusOK && status != http.StatusConflict {
+					if status, body := request(t, a.Client(), req); status != http.StatusOK && status != http.StatusConflict {
 						t.Errorf("%s: %d %s", method, status, body)
 					}
 				}
-				if _, err := a.controlClient().State(t.Context()); err != nil {
+				if _, err := a.ControlClient().State(t.Context()); err != nil {
 					t.Error(err)
 				}
 			}
@@ -54,11 +55,11 @@ func TestSurfacesServeConcurrently(t *testing.T) {
 
 // A test may mount a surface wherever it likes.
 func TestHandlersCanBeMountedAlone(t *testing.T) {
-	sim, err := azuresim.New(azuresim.Config{State: document(), SigningKey: signingKey()})
+	sim, err := azuresim.New(azuresim.Config{State: document()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &azure{Simulator: sim}
+	a := &azure{Sim: &simtest.Sim{Simulator: sim}}
 	for name, test := range map[string]struct {
 		handler http.Handler
 		path    string
