@@ -147,8 +147,8 @@ func TestPatchRefused(t *testing.T) {
 		code     string
 		words    string
 	}{
-		"stale etag":          {scaleSetName, to.Ptr(`"0"`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
-		"etag without quotes": {scaleSetName, to.Ptr(`1`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
+		"stale etag":          {scaleSetName, new(`"0"`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
+		"etag without quotes": {scaleSetName, new(`1`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
 		"missing identity":    {scaleSetName, nil, identities(userAssigned, demoID, missing), 400, "FailedIdentityOperation", "Resource '" + lowered(missing) + "' was not found."},
 		"two missing":         {scaleSetName, nil, identities(userAssigned, missing, missing+"2"), 400, "FailedIdentityOperation", "'" + lowered(missing) + "," + lowered(missing) + "2'"},
 		"identity not assignable": {scaleSetName, nil, identities(userAssigned, demoID, foreignID), 403, "LinkedAuthorizationFailed",
@@ -258,15 +258,15 @@ func TestIdentityTypes(t *testing.T) {
 		want   *armcompute.ResourceIdentityType
 		left   []string
 	}{
-		"the first one": {false, nil, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, to.Ptr(userAssigned), []string{demoID}},
+		"the first one": {false, nil, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, new(userAssigned), []string{demoID}},
 		"one more beside the system-assigned": {true, []string{demoID}, armcompute.ResourceIdentityTypeSystemAssignedUserAssigned,
 			map[string]*armcompute.UserAssignedIdentitiesValue{otherID: {}}, to.Ptr(armcompute.ResourceIdentityTypeSystemAssignedUserAssigned), []string{demoID, otherID}},
-		"one of two goes":                {false, []string{demoID, otherID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: nil}, to.Ptr(userAssigned), []string{otherID}},
+		"one of two goes":                {false, []string{demoID, otherID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: nil}, new(userAssigned), []string{otherID}},
 		"the last goes with type None":   {false, []string{demoID}, armcompute.ResourceIdentityTypeNone, nil, nil, nil},
 		"the last goes, named":           {false, []string{demoID}, armcompute.ResourceIdentityTypeNone, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: nil}, nil, nil},
 		"only the system-assigned stays": {true, []string{demoID}, armcompute.ResourceIdentityTypeSystemAssigned, nil, to.Ptr(armcompute.ResourceIdentityTypeSystemAssigned), nil},
 		"the system-assigned is made":    {false, nil, armcompute.ResourceIdentityTypeSystemAssigned, nil, to.Ptr(armcompute.ResourceIdentityTypeSystemAssigned), nil},
-		"the system-assigned goes":       {true, []string{demoID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, to.Ptr(userAssigned), []string{demoID}},
+		"the system-assigned goes":       {true, []string{demoID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, new(userAssigned), []string{demoID}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			doc := document()

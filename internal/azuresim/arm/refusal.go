@@ -25,17 +25,17 @@ func (p scaleSetPath) segment(i int) string { return strings.Split(string(p), "/
 // refusal puts a typed error of the state into ARM's code and words. Clients
 // read the IDs out of some of these messages, so their shape is a contract.
 func refusal(err error, claims token.Claims, path scaleSetPath) error {
-	if denied, ok := errorAs[*state.AuthorizationError](err); ok {
+	if denied, ok := errors.AsType[*state.AuthorizationError](err); ok {
 		return wire.Refuse(http.StatusForbidden, "AuthorizationFailed",
 			"The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
 			claims.AppID, claims.ObjectID, denied.Action, path)
 	}
-	if denied, ok := errorAs[*state.LinkedAuthorizationError](err); ok {
+	if denied, ok := errors.AsType[*state.LinkedAuthorizationError](err); ok {
 		return wire.Refuse(http.StatusForbidden, "LinkedAuthorizationFailed",
 			"The client '%s' with object id '%s' has permission to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' on scope '%s'; however, it does not have permission to perform action(s) 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked scope(s) '%s' (respectively) or the linked scope(s) are invalid.",
 			claims.AppID, claims.ObjectID, path, strings.Join(denied.IDs, ","))
 	}
-	if missing, ok := errorAs[*state.MissingIdentityError](err); ok {
+	if missing, ok := errors.AsType[*state.MissingIdentityError](err); ok {
 		return wire.Refuse(http.StatusBadRequest, "FailedIdentityOperation",
 			"Identity operation for resource '%s' failed with error 'Failed to perform resource identity operation. Status: 'BadRequest'. Response: '{\"error\":{\"code\":\"BadRequest\",\"message\":\"Resource '%s' was not found.\"}}'.'.",
 			path, strings.Join(missing.IDs, ","))
@@ -44,11 +44,11 @@ func refusal(err error, claims token.Claims, path scaleSetPath) error {
 }
 
 func refusalOfWrite(err error, path scaleSetPath) error {
-	if stale, ok := errorAs[*state.PreconditionError](err); ok {
+	if stale, ok := errors.AsType[*state.PreconditionError](err); ok {
 		return wire.Refuse(http.StatusPreconditionFailed, "PreconditionFailed",
 			"The etag '%s' in the If-Match header does not match the etag '%s' of the resource '%s'.", stale.Given, stale.Present, path.name())
 	}
-	if block, ok := errorAs[*state.IdentityBlockError](err); ok {
+	if block, ok := errors.AsType[*state.IdentityBlockError](err); ok {
 		return wire.Refuse(http.StatusBadRequest, "InvalidParameter", "%s", block.Message)
 	}
 	switch {

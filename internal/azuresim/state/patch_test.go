@@ -63,8 +63,8 @@ func TestChecksComeInARMsOrder(t *testing.T) {
 }
 
 func as[E error](err error) bool {
-	var target E
-	return errors.As(err, &target)
+	_, ok := errors.AsType[E](err)
+	return ok
 }
 
 func mustParse(s string) armid.ID {

@@ -1,7 +1,6 @@
 package state_test
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
@@ -45,7 +44,7 @@ func TestRoles(t *testing.T) {
 			if (err == nil) != strings.Contains(given, action) {
 				t.Errorf("%s, %s: got %v", role, action, err)
 			}
-			if err != nil && !errors.As(err, new(*state.AuthorizationError)) {
+			if err != nil && !as[*state.AuthorizationError](err) {
 				t.Errorf("%s, %s: got a %T", role, action, err)
 			}
 		}

@@ -176,14 +176,13 @@ func faulted(r fault.Response) *Error {
 }
 
 func (rec *Recorder) refusal(s Surface, call *Call, err error) Reply {
-	var refused *Error
-	detail := ""
-	if errors.As(err, &refused) {
+	refused, ok := errors.AsType[*Error](err)
+	detail := err.Error()
+	if ok {
 		detail = refused.Message
 	} else {
 		rec.Log.Error("serving a request", "surface", s.Name, "path", call.URL.Path, "err", err)
 		refused = Unexpected(http.StatusInternalServerError, "InternalServerError", "The server encountered an internal error.")
-		detail = err.Error() // for the journal alone
 	}
 	call.Entry.Code = refused.Code
 	if refused.Unexpected {
