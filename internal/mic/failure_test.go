@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -131,6 +132,14 @@ func notFound(t *testing.T, s *scene) {
 		return reasonOf(a.Status.Conditions, v1.ConditionSynced) == v1.ReasonResourceNotFound
 	})
 	s.assigned(t, s.pod(t, "other", "demo"))
+	// A record of what is no more goes with its last pod, or it would be asked for
+	// for ever.
+	played := s.fail(t, http.MethodGet, 0, fault.Response{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: "gone"})
+	s.kill(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "other"}})
+	await(t, s.world, &v1.AzureIdentityAttachmentList{}, "the record to go", func(l *v1.AzureIdentityAttachmentList) bool {
+		return !slices.ContainsFunc(l.Items, func(a v1.AzureIdentityAttachment) bool { return strings.EqualFold(a.Spec.ResourceID, s.set) })
+	})
+	s.sim.Faults.Remove(played.ID)
 }
 
 // changed: somebody else was faster, once.

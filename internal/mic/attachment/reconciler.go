@@ -139,6 +139,7 @@ type pass struct {
 	operation *v1.ARMOperation
 	underway  bool // a patch is about to be sent
 	wait      bool
+	gone      bool  // ARM does not know the resource
 	failure   error // ARM's; it is reported
 }
 
@@ -176,7 +177,8 @@ func (p *pass) look(ctx context.Context) bool {
 	defer cancel()
 	seen, err := p.arm.Get(ctx, p.ref)
 	if err != nil {
-		p.failure = err
+		var notFound *armclient.NotFoundError
+		p.failure, p.gone = err, errors.As(err, &notFound)
 		return false
 	}
 	p.seen = &seen
@@ -205,15 +207,19 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 	}
 	// Pods whose identity is there already do not wait for the others'.
 	p.underway = true
-	if err := p.say(ctx); err != nil && !outdated(err) {
+	err = p.say(ctx)
+	p.underway = false
+	if err != nil && !outdated(err) {
 		return false, err
 	}
-	p.underway = false
 	log.FromContext(ctx).Info("patching identities", "add", len(planned.Patch.Add), "remove", len(planned.Patch.Remove))
 	seen, operation, failure := p.send(ctx, planned.Patch)
 	p.operation = operation
 	if failure == nil {
 		p.seen = &seen
+		if seen.ETag == "" {
+			p.seen = nil // ARM ended the operation without showing the resource
+		}
 		return true, p.apply.Record(ctx, p.record, planned.After)
 	}
 	var notStarted *armclient.NotStartedError
@@ -269,7 +275,7 @@ func (p *pass) say(ctx context.Context) error {
 
 // result reports the end of a pass and says when to come back.
 func (p *pass) result(ctx context.Context, failure error) (reconcile.Result, error) {
-	if gone, err := p.forget(ctx, failure); gone {
+	if forgotten, err := p.forget(ctx); forgotten || err != nil {
 		return reconcile.Result{}, err
 	}
 	errSay := p.say(ctx)
@@ -299,9 +305,8 @@ func (p *pass) refusals() error {
 }
 
 // forget drops the record of a resource that ARM does not know and no pod needs.
-func (p *pass) forget(ctx context.Context, failure error) (gone bool, err error) {
-	var notFound *armclient.NotFoundError
-	if !errors.As(failure, &notFound) {
+func (p *pass) forget(ctx context.Context) (forgotten bool, err error) {
+	if !p.gone {
 		return false, nil
 	}
 	assignments, err := p.observe.Assignments(ctx, p.ref)
