@@ -264,7 +264,7 @@ func get(t *testing.T, a *azure, url string, into any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := a.client().Do(req)
+	resp, err := a.Client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
