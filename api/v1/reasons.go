@@ -98,6 +98,15 @@ const (
 	ReasonUpstreamThrottled Reason = "UpstreamThrottled"
 	// ReasonUpstreamUnavailable: the metadata service or Entra is down.
 	ReasonUpstreamUnavailable Reason = "UpstreamUnavailable"
+	// ReasonMethodNotAllowed: the path is served, but not for this HTTP method.
+	ReasonMethodNotAllowed Reason = "MethodNotAllowed"
+	// ReasonBlocked: this install keeps instance metadata from pods.
+	ReasonBlocked Reason = "Blocked"
+	// ReasonInternalError: the agent made a mistake; its log says which.
+	ReasonInternalError Reason = "InternalError"
+	// ReasonSeveralIdentities: the pod may use several identities and asked for
+	// none in particular.
+	ReasonSeveralIdentities Reason = "SeveralIdentities"
 	// ReasonNotReady: the agent has not yet read what it needs from the API server.
 	ReasonNotReady Reason = "NotReady"
 )

@@ -139,7 +139,7 @@ func quote(s string) []byte {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(s); err != nil {
+	if err := encoder.Encode(strings.ToValidUTF8(s, "\uFFFD")); err != nil {
 		// A string always encodes; were that to change, nothing is said.
 		return []byte(`""`)
 	}
