@@ -1,0 +1,288 @@
+package redirect_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
+)
+
+func TestWorldIsSound(t *testing.T) {
+	w := newWorld(t)
+	w.hears(w.pod, metadata, "azure hears "+podIP)
+	if w.leaked() == 0 {
+		t.Error("the counter does not see what reaches azure")
+	}
+}
+
+func TestPodReachesNMIAndNodeReachesTheService(t *testing.T) {
+	w := newWorld(t)
+	w.ensured()
+	w.refused(w.pod, metadata)
+	nmi := w.serve(w.node, target, "nmi")
+	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	nmi.Close()
+	w.refused(w.pod, metadata)
+	w.noLeaks()
+	w.hears(w.node, metadata, "azure hears 10.0.0.4")
+}
+
+func TestPodsOnABridge(t *testing.T) {
+	w := newNode(t)
+	w.must(w.node.AddBridge("cni0", netip.MustParsePrefix(nodeIP+"/24")))
+	pods := map[string]*netns.NS{"10.244.0.7": netns.ForTest(t, "pod7"), "10.244.0.8": netns.ForTest(t, "pod8")}
+	for ip, pod := range pods {
+		w.must(netns.Connect(
+			netns.End{NS: w.node, Link: "veth" + pod.Name(), Bridge: "cni0"},
+			netns.End{NS: pod, Link: "eth0", Addr: netip.MustParsePrefix(ip + "/24")}))
+		w.routePod(pod, netip.MustParseAddr(nodeIP))
+	}
+	w.ensured()
+	w.serve(w.node, target, "nmi")
+	for ip, pod := range pods {
+		w.hears(pod, metadata, "nmi hears "+ip)
+	}
+	w.noLeaks()
+}
+
+func TestTargetThatIsAnAddressOfTheNode(t *testing.T) {
+	w := newWorld(t)
+	d := must2(redirect.New(redirect.Config{
+		NetNS: w.node.FD(), Target: netip.MustParseAddrPort("10.0.0.4:2579"),
+	}))(w)
+	must2(d.Ensure(t.Context()))(w)
+	w.must(d.Verify(t.Context()))
+	w.refused(w.pod, metadata)
+	w.serve(w.node, "10.0.0.4:2579", "nmi")
+	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	w.noLeaks()
+	if got := must2(w.node.Sysctl("net.ipv4.conf.vethpod.route_localnet"))(w); got != "0" {
+		t.Errorf("route_localnet is %s though nothing is led to loopback", got)
+	}
+}
+
+func TestOtherTrafficToTheMetadataAddressIsDropped(t *testing.T) {
+	w := newWorld(t)
+	w.ensured()
+	w.serve(w.node, target, "nmi")
+	for _, address := range []string{"169.254.169.254:443", "169.254.169.254:2579"} {
+		w.silent(w.pod, address)
+	}
+	c := must2(w.pod.DialContext(t.Context(), "udp4", metadata))(w)
+	defer c.Close()
+	must2(c.Write([]byte("x")))(w)
+	// What the pod sends next and azure receives was behind it all the way.
+	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	w.serve(w.azure, "10.0.0.1:80", "azure")
+	w.hears(w.pod, "10.0.0.1:80", "azure hears "+podIP)
+	w.noLeaks()
+}
+
+func TestLoopbackOfTheNodeStaysClosed(t *testing.T) {
+	w := newWorld(t)
+	w.ensured()
+	arrived := must2(w.node.CountArrivals("vethpod", netip.MustParseAddr("127.0.0.1")))(w)
+	for _, address := range []string{target, "127.0.0.1:8080"} {
+		w.serve(w.node, address, "loopback")
+		w.hears(w.node, address, "loopback hears 127.0.0.1")
+	}
+	// The pod gives up its own loopback to send packets for the node's.
+	w.must(w.pod.SetSysctl("net.ipv4.conf.eth0.route_localnet", "1"))
+	w.must(w.pod.DeleteAddr("lo", netip.MustParsePrefix("127.0.0.1/8")))
+	w.must(w.pod.SetRoute(netip.MustParsePrefix("127.0.0.1/32"), netip.MustParseAddr(nodeIP)))
+	for _, address := range []string{target, "127.0.0.1:8080"} {
+		w.silent(w.pod, address)
+	}
+	if n := must2(arrived.Count())(w); n < 2 {
+		t.Errorf("only %d of the pod's packets for loopback arrived: this test proves nothing", n)
+	}
+}
+
+func TestNoPacketFromOutsideIsFromLoopback(t *testing.T) {
+	w := newWorld(t)
+	w.ensured()
+	// The node takes packets from 127.0.0.9 for local ones only when that is
+	// an address of its own, which it is not.
+	w.must(w.pod.AddAddr("eth0", netip.MustParsePrefix("127.0.0.9/32")))
+	w.must(w.pod.SetSysctl("net.ipv4.conf.eth0.route_localnet", "1"))
+	arrived := must2(w.node.CountArrivals("vethpod", netip.MustParseAddr(nodeIP)))(w)
+	receiver := must2(w.node.ListenPacket(t.Context(), "udp4", nodeIP+":9"))(w)
+	defer receiver.Close()
+	for _, from := range []string{"127.0.0.9", podIP} {
+		w.must(w.pod.Do(func() error {
+			dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}
+			c, err := dialer.DialContext(t.Context(), "udp4", nodeIP+":9")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte(from))
+			return err
+		}))
+	}
+	buffer := make([]byte, 100)
+	n, _, err := receiver.ReadFrom(buffer)
+	if err != nil || string(buffer[:n]) != podIP {
+		t.Errorf("first came %q, %v, want the packet of %s", buffer[:n], err, podIP)
+	}
+	if n := must2(arrived.Count())(w); n != 2 {
+		t.Errorf("%d packets arrived, want 2: this test proves nothing", n)
+	}
+}
+
+func TestOthersCannotAnswerInNMIsName(t *testing.T) {
+	w := newWorld(t)
+	w.ensured()
+	var other net.Listener
+	w.must(w.node.Do(func() (err error) {
+		// Per thread, and so only for the socket that is made here.
+		if err := unix.Setfsuid(65534); err != nil {
+			return err
+		}
+		defer unix.Setfsuid(0)
+		other, err = new(net.ListenConfig).Listen(t.Context(), "tcp4", target)
+		return err
+	}))
+	w.serveOn(other, "other")
+	w.silent(w.pod, metadata)
+	w.silent(w.node, target)
+	other.Close()
+	w.serve(w.node, target, "nmi")
+	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	w.noLeaks()
+}
+
+func TestEnsureChangesNothingTwice(t *testing.T) {
+	w := newWorld(t)
+	d := w.datapath()
+	first := must2(d.Ensure(t.Context()))(w)
+	if !first.Rules || first.Links != 2 || first.FlowsErr != nil || !strings.Contains(first.Reason, "missing") {
+		t.Errorf("the first time: got %+v", first)
+	}
+	before := generation(w)
+	second := must2(d.Ensure(t.Context()))(w)
+	if !second.IsZero() {
+		t.Errorf("the second time: got %+v, want no change", second)
+	}
+	another := must2(w.datapath().Ensure(t.Context()))(w)
+	if !another.IsZero() {
+		t.Errorf("by a new process: got %+v, want no change", another)
+	}
+	if after := generation(w); after != before {
+		t.Errorf("the ruleset went from generation %d to %d", before, after)
+	}
+}
+
+func TestReplacingRulesLeavesNoGap(t *testing.T) {
+	w := newWorld(t)
+	d := w.ensured()
+	w.serve(w.node, target, "nmi")
+	const replacements = 20
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range replacements {
+			// A rule too many, so that everything is replaced.
+			w.damage(damages()["a rule behind ours"].do)
+			if change, err := d.Ensure(t.Context()); err != nil || !change.Rules {
+				t.Errorf("got %+v, %v, want a replacement", change, err)
+				return
+			}
+		}
+	}()
+	for asked := 0; ; asked++ {
+		select {
+		case <-done:
+			if asked < replacements {
+				t.Errorf("asked only %d times during %d replacements", asked, replacements)
+			}
+			w.noLeaks()
+			return
+		default:
+			w.hears(w.pod, metadata, "nmi hears "+podIP)
+		}
+	}
+}
+
+func TestConnectionsOlderThanTheRules(t *testing.T) {
+	w := newWorld(t)
+	w.trackConnections()
+	l := must2(w.azure.Listen(t.Context(), "tcp4", "169.254.169.254:81"))(w)
+	defer l.Close()
+	old := must2(w.pod.DialContext(t.Context(), "tcp4", "169.254.169.254:81"))(w)
+	defer old.Close()
+	d := must2(redirect.New(redirect.Config{
+		NetNS: w.node.FD(), Metadata: netip.MustParseAddrPort("169.254.169.254:81"),
+	}))(w)
+	before := w.leaked()
+	change := must2(d.Ensure(t.Context()))(w)
+	if change.Flows != 1 || change.FlowsErr != nil {
+		t.Errorf("got %+v, want one connection forgotten", change)
+	}
+	// The node knows nothing of this connection now, so that its next packet
+	// is led to the target, where nobody knows it either.
+	must2(old.Write([]byte("x")))(w)
+	w.must(old.SetReadDeadline(time.Now().Add(10 * time.Second)))
+	if _, err := old.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("reading from the old connection: got %v, want a reset", err)
+	}
+	if after := w.leaked(); after != before {
+		t.Errorf("%d packets of the old connection reached azure", after-before)
+	}
+}
+
+func TestConnectionsToNMISurviveARepair(t *testing.T) {
+	w := newWorld(t)
+	d := w.ensured()
+	l := must2(w.node.Listen(t.Context(), "tcp4", target))(w)
+	defer l.Close()
+	c := must2(w.pod.DialContext(t.Context(), "tcp4", metadata))(w)
+	defer c.Close()
+	served := must2(l.Accept())(w)
+	w.damage(func(c *nftables.Conn, _ *nftables.Table) { c.FlushRuleset() })
+	change := must2(d.Ensure(t.Context()))(w)
+	if !change.Rules || change.Flows != 0 || change.FlowsErr != nil {
+		t.Errorf("got %+v, want a repair that forgets no connection", change)
+	}
+	must2(io.WriteString(served, "still here"))(w)
+	served.Close()
+	if got, err := io.ReadAll(c); err != nil || string(got) != "still here" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestDeleteLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	d := w.ensured()
+	links := []string{"eth0", "vethpod"}
+	for _, link := range links {
+		if got := must2(w.node.Sysctl("net.ipv4.conf." + link + ".route_localnet"))(w); got != "1" {
+			t.Errorf("route_localnet of %s is %s while rules are in place, want 1", link, got)
+		}
+	}
+	for range 2 {
+		w.must(w.datapath().Delete(t.Context())) // by a new process
+	}
+	conn := must2(nftables.New(nftables.WithNetNSFd(w.node.FD())))(w)
+	if tables := must2(conn.ListTables())(w); len(tables) != 0 {
+		t.Errorf("%d tables are left", len(tables))
+	}
+	for _, link := range append(links, "lo", "all", "default") {
+		if got := must2(w.node.Sysctl("net.ipv4.conf." + link + ".route_localnet"))(w); got != "0" {
+			t.Errorf("route_localnet of %s is %s after Delete, want 0", link, got)
+		}
+	}
+	if err := d.Verify(t.Context()); err == nil {
+		t.Error("Verify is content with nothing")
+	}
+	w.hears(w.pod, metadata, "azure hears "+podIP)
+}

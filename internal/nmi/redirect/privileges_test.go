@@ -1,0 +1,67 @@
+package redirect_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
+)
+
+// without runs f on a thread in the namespace that lacks a capability.
+func without(n *netns.NS, capability uint, f func() error) error {
+	return n.Do(func() error {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var before, after [2]unix.CapUserData
+		if err := unix.Capget(&header, &before[0]); err != nil {
+			return err
+		}
+		after = before
+		after[capability/32].Effective &^= 1 << (capability % 32)
+		if err := unix.Capset(&header, &after[0]); err != nil {
+			return err
+		}
+		return errors.Join(f(), unix.Capset(&header, &before[0]))
+	})
+}
+
+func TestWithoutTheCapability(t *testing.T) {
+	w := newNode(t)
+	// The thread is in the namespace, so that its own is meant.
+	d := must2(redirect.New(redirect.Config{}))(w)
+	for name, call := range map[string]func(context.Context) error{
+		"Ensure": func(ctx context.Context) error { _, err := d.Ensure(ctx); return err },
+		"Verify": d.Verify,
+		"Delete": d.Delete,
+		"Watch":  func(ctx context.Context) error { return d.Watch(ctx, func() {}) },
+		"Run":    func(ctx context.Context) error { return redirect.Run(ctx, redirect.Options{Datapath: d}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := without(w.node, unix.CAP_NET_ADMIN, func() error { return call(t.Context()) })
+			if !errors.Is(err, redirect.ErrCapability) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+				t.Errorf("got %v, want an error that names CAP_NET_ADMIN", err)
+			}
+		})
+	}
+}
+
+func TestAContextThatHasEnded(t *testing.T) {
+	w := newNode(t)
+	d := w.datapath()
+	before := generation(w)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := d.Ensure(ctx)
+	for _, err := range []error{err, d.Verify(ctx), d.Delete(ctx), d.Watch(ctx, func() {})} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want %v", err, context.Canceled)
+		}
+	}
+	if after := generation(w); after != before {
+		t.Error("the ruleset was changed")
+	}
+}

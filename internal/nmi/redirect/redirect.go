@@ -1,0 +1,126 @@
+// Package redirect puts the node's rules in place that lead a pod's requests
+// for the metadata address to NMI, keeps them there, and never takes them away
+// because NMI ends: while they stand and NMI does not, a pod reaches neither a
+// token nor the node's own identity.
+//
+// The flow is: [Config] → the desired rules (pure) → compared with what the
+// kernel says it has (pure) → one nftables transaction; [Run] repeats that
+// whenever the kernel reports a change, and on an interval.
+//
+// It decides nothing about pods or identities and must not learn to: whose
+// request it is, is the business of the stages behind the listener.
+package redirect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// Datapath leads pods' connections for the metadata endpoint to NMI.
+type Datapath interface {
+	// Ensure installs what is missing and repairs what is damaged, and says
+	// what it changed. While it replaces rules there is no moment without them.
+	Ensure(ctx context.Context) (Change, error)
+
+	// Verify reads everything back and returns nil only if it is all in place
+	// and as desired. It changes nothing.
+	Verify(ctx context.Context) error
+
+	// Delete removes everything that Ensure installs, by whichever process.
+	// Deleting what is not there is no error, so that a clean-up that was
+	// interrupted can be repeated. A [Run] that has not ended puts it back.
+	Delete(ctx context.Context) error
+}
+
+// Change is what one Ensure did. The zero Change is: nothing.
+type Change struct {
+	// Rules says that the rules were installed or replaced, Reason why.
+	Rules  bool
+	Reason string
+
+	// Links counts the links on which routing to loopback was switched on.
+	Links int
+
+	// Flows counts the connections that were older than the rules and were
+	// forgotten, so that their next packets meet them. FlowsErr is why that was
+	// not possible; it leaves the rules in force.
+	Flows    uint
+	FlowsErr error
+}
+
+// IsZero reports whether nothing was changed.
+func (c Change) IsZero() bool {
+	return !c.Rules && c.Links == 0 && c.Flows == 0 && c.FlowsErr == nil
+}
+
+// Config says what is redirected where.
+type Config struct {
+	// Metadata is the endpoint that pods ask. Zero: 169.254.169.254:80.
+	Metadata netip.AddrPort
+
+	// Target is NMI's listener, an address of this node. Zero: 127.0.0.1:2579.
+	Target netip.AddrPort
+
+	// UID is the user that NMI runs as. Only sockets of this user may answer
+	// from Target. Zero is root, as in a DaemonSet that names no other user:
+	// then any process of root's may answer.
+	UID uint32
+
+	// NetNS is a file descriptor of the network namespace to work in. Zero: the
+	// one of the process.
+	NetNS int
+}
+
+// withDefaults fills what is zero and refuses what cannot work.
+func (c Config) withDefaults() (Config, error) {
+	if c.Metadata == (netip.AddrPort{}) {
+		c.Metadata = netip.AddrPortFrom(netip.AddrFrom4([4]byte{169, 254, 169, 254}), 80)
+	}
+	if c.Target == (netip.AddrPort{}) {
+		c.Target = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 2579)
+	}
+	if c.NetNS < 0 {
+		return Config{}, fmt.Errorf("network namespace %d: want an open file descriptor, or 0 for the process's own", c.NetNS)
+	}
+	if err := checkMetadata(c.Metadata); err != nil {
+		return Config{}, fmt.Errorf("metadata endpoint %s: %w", c.Metadata, err)
+	}
+	if err := checkTarget(c); err != nil {
+		return Config{}, fmt.Errorf("redirect target %s: %w", c.Target, err)
+	}
+	return c, nil
+}
+
+func checkMetadata(m netip.AddrPort) error {
+	switch addr := m.Addr(); {
+	case !addr.Is4():
+		return errors.New("want an IPv4 address: the metadata service has no other")
+	case m.Port() == 0:
+		return errors.New("want a port from 1 to 65535")
+	case addr.IsLoopback(), addr.IsUnspecified(), addr.IsMulticast():
+		return errors.New("want the unicast address that pods send to, such as 169.254.169.254")
+	}
+	return nil
+}
+
+func checkTarget(c Config) error {
+	switch addr := c.Target.Addr(); {
+	case !addr.Is4():
+		return errors.New("want an IPv4 address of this node, such as 127.0.0.1: connections for an IPv4 address cannot be led to another family")
+	case c.Target.Port() == 0:
+		return errors.New("want a port from 1 to 65535")
+	case addr.IsUnspecified():
+		return errors.New("want one address of this node that connections can be led to, such as 127.0.0.1")
+	case addr.IsMulticast():
+		return errors.New("want a unicast address of this node, such as 127.0.0.1")
+	case addr == c.Metadata.Addr():
+		return errors.New("want another address than the metadata service's")
+	}
+	return nil
+}
+
+// loopback says whether packets from outside must be let through to a loopback
+// address, which the kernel does only where it is told to.
+func (c Config) loopback() bool { return c.Target.Addr().IsLoopback() }
