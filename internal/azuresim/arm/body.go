@@ -1,0 +1,197 @@
+package arm
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
+)
+
+// patchBody is all that a PATCH may hold here.
+type patchBody struct {
+	Identity *struct {
+		Type                   string                    `json:"type"`
+		UserAssignedIdentities map[string]*identityValue `json:"userAssignedIdentities"`
+	} `json:"identity"`
+}
+
+// identityValue is what ARM answers for an identity; a client may send it back.
+type identityValue struct {
+	PrincipalID *string `json:"principalId"`
+	ClientID    *string `json:"clientId"`
+}
+
+// decodePatch reads a PATCH. It notes what was asked in the journal's entry.
+func decodePatch(call *wire.Call, id armid.ID) (state.IdentityPatch, error) {
+	p := state.IdentityPatch{ScaleSet: id, IfMatch: call.Header.Get("If-Match"), Add: map[armid.ID]string{}, Remove: map[armid.ID]string{}}
+	call.Entry.IfMatch = p.IfMatch
+	if call.Header.Get("If-None-Match") != "" {
+		return p, wire.Unexpected(http.StatusBadRequest, "InvalidHeader", "If-None-Match is not simulated for PATCH.")
+	}
+	var body patchBody
+	if err := model.Decode(call.Body, &body); err != nil {
+		return p, wire.Unexpected(http.StatusBadRequest, "InvalidRequestContent",
+			"The request content was invalid and could not be deserialized: '%s'.", err)
+	}
+	if body.Identity == nil {
+		return p, wire.Unexpected(http.StatusBadRequest, "InvalidRequestContent", "The request content holds no identity.")
+	}
+	for _, spelling := range slices.Sorted(maps.Keys(body.Identity.UserAssignedIdentities)) {
+		value := body.Identity.UserAssignedIdentities[spelling]
+		if err := addChange(&p, call, spelling, value == nil); err != nil {
+			return p, err
+		}
+	}
+	kind, err := parseType(body.Identity.Type)
+	p.Type = kind
+	return p, err
+}
+
+func addChange(p *state.IdentityPatch, call *wire.Call, spelling string, remove bool) error {
+	if remove {
+		call.Entry.Removed = append(call.Entry.Removed, spelling)
+	} else {
+		call.Entry.Added = append(call.Entry.Added, spelling)
+	}
+	id, err := armid.ParseUserAssigned(spelling)
+	if err != nil {
+		return wire.Refuse(http.StatusBadRequest, "InvalidIdentityValues",
+			"Invalid value for the identities '%s'. The 'UserAssignedIdentities' property keys should only be empty json objects, null or the resource exisiting property.", spelling)
+	}
+	_, added := p.Add[id]
+	_, removed := p.Remove[id]
+	if added || removed {
+		return wire.Refuse(http.StatusBadRequest, "InvalidIdentityValues", "The identity '%s' is named more than once.", spelling)
+	}
+	if remove {
+		p.Remove[id] = spelling
+	} else {
+		p.Add[id] = spelling
+	}
+	return nil
+}
+
+// parseType reads an identity type as ARM does: without case, with or without
+// the blank.
+func parseType(s string) (string, error) {
+	folded := strings.ToLower(strings.ReplaceAll(s, " ", ""))
+	for _, kind := range []string{state.TypeNone, state.TypeSystemAssigned, state.TypeUserAssigned, state.TypeBoth} {
+		if folded == strings.ToLower(strings.ReplaceAll(kind, " ", "")) {
+			return kind, nil
+		}
+	}
+	if s == "" {
+		return "", wire.Refuse(http.StatusBadRequest, "InvalidParameter", "ResourceIdentity Type must be provided.")
+	}
+	return "", wire.Unexpected(http.StatusBadRequest, "InvalidParameter", "The value '%s' of ResourceIdentity Type is invalid.", s)
+}
+
+type scaleSetBody struct {
+	Name       string             `json:"name"`
+	ID         string             `json:"id"`
+	Type       string             `json:"type"`
+	Location   string             `json:"location"`
+	ETag       string             `json:"etag"`
+	Identity   *identityBody      `json:"identity,omitempty"`
+	Properties scaleSetProperties `json:"properties"`
+}
+
+type scaleSetProperties struct {
+	OrchestrationMode string `json:"orchestrationMode"`
+	ProvisioningState string `json:"provisioningState"`
+	UniqueID          string `json:"uniqueId"`
+}
+
+type identityBody struct {
+	Type                   string                   `json:"type"`
+	PrincipalID            string                   `json:"principalId,omitempty"`
+	TenantID               string                   `json:"tenantId,omitempty"`
+	UserAssignedIdentities map[string]identityValue `json:"userAssignedIdentities,omitempty"`
+}
+
+// encodeScaleSet writes a scale set; like ARM it leaves the identity block out
+// when there is none.
+func encodeScaleSet(v state.ScaleSet) scaleSetBody {
+	body := scaleSetBody{
+		Name: v.Name, ID: v.ID, Type: "Microsoft.Compute/virtualMachineScaleSets", Location: v.Location, ETag: v.ETag,
+		Properties: scaleSetProperties{OrchestrationMode: "Uniform", ProvisioningState: v.ProvisioningState, UniqueID: v.UniqueID},
+	}
+	if v.Type == state.TypeNone {
+		return body
+	}
+	body.Identity = &identityBody{Type: v.Type}
+	if v.System != nil {
+		body.Identity.PrincipalID, body.Identity.TenantID = v.System.PrincipalID, v.TenantID
+	}
+	for _, identity := range v.User {
+		if body.Identity.UserAssignedIdentities == nil {
+			body.Identity.UserAssignedIdentities = map[string]identityValue{}
+		}
+		body.Identity.UserAssignedIdentities[identity.Spelling] = identityValue{
+			PrincipalID: emptyIsNull(identity.PrincipalID), ClientID: emptyIsNull(identity.ClientID),
+		}
+	}
+	return body
+}
+
+func emptyIsNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+type operationBody struct {
+	StartTime time.Time       `json:"startTime"`
+	EndTime   *time.Time      `json:"endTime,omitempty"`
+	Status    string          `json:"status"`
+	Error     *operationError `json:"error,omitempty"`
+	Name      string          `json:"name"`
+}
+
+type operationError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func encodeOperation(op state.Operation) operationBody {
+	body := operationBody{StartTime: op.Started, Status: op.Status, Name: op.ID}
+	if !op.Ended.IsZero() {
+		body.EndTime = &op.Ended
+	}
+	if op.Failure != nil {
+		body.Error = &operationError{Code: op.Failure.Code, Message: op.Failure.Message}
+	}
+	return body
+}
+
+func operationURL(op state.Operation, version string) string {
+	return fmt.Sprintf("https://%s/subscriptions/%s/providers/Microsoft.Compute/locations/%s/operations/%s?api-version=%s",
+		Host, op.Subscription, op.Location, op.ID, version)
+}
+
+// retryAfter is how long a client should wait for an operation, in whole
+// seconds: 0 when operations end at once, else 1 to 10.
+func (s *Server) retryAfter() string {
+	if s.Latency <= 0 {
+		return "0"
+	}
+	seconds := int((s.Latency + time.Second - 1) / time.Second)
+	return strconv.Itoa(min(seconds, 10))
+}
+
+// errorAs is [errors.As] as an expression.
+func errorAs[E error](err error) (E, bool) {
+	var typed E
+	ok := errors.As(err, &typed)
+	return typed, ok
+}

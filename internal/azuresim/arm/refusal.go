@@ -1,0 +1,86 @@
+package arm
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/token"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
+)
+
+// refusal puts a typed error of the state into ARM's code and words. Clients
+// read the IDs out of some of these messages, so their shape is a contract.
+func refusal(err error, claims token.Claims, id armid.ID) error {
+	if denied, ok := errorAs[*state.AuthorizationError](err); ok {
+		return wire.Refuse(http.StatusForbidden, "AuthorizationFailed",
+			"The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
+			claims.AppID, claims.ObjectID, denied.Action, denied.Scope)
+	}
+	if denied, ok := errorAs[*state.LinkedAuthorizationError](err); ok {
+		return wire.Refuse(http.StatusForbidden, "LinkedAuthorizationFailed",
+			"The client '%s' with object id '%s' has permission to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' on scope '%s'; however, it does not have permission to perform action(s) 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked scope(s) '%s' (respectively) or the linked scope(s) are invalid.",
+			claims.AppID, claims.ObjectID, denied.Scope, strings.Join(denied.IDs, ","))
+	}
+	if missing, ok := errorAs[*state.MissingIdentityError](err); ok {
+		return wire.Refuse(http.StatusBadRequest, "FailedIdentityOperation",
+			"Identity operation for resource '%s' failed with error 'Failed to perform resource identity operation. Status: 'BadRequest'. Response: '{\"error\":{\"code\":\"BadRequest\",\"message\":\"Resource '%s' was not found.\"}}'.'.",
+			id, strings.Join(missing.IDs, ","))
+	}
+	return refusalOfWrite(err, id)
+}
+
+func refusalOfWrite(err error, id armid.ID) error {
+	if stale, ok := errorAs[*state.PreconditionError](err); ok {
+		return wire.Refuse(http.StatusPreconditionFailed, "PreconditionFailed",
+			"The etag '%s' in the If-Match header does not match the etag '%s' of the resource '%s'.", stale.Given, stale.Present, id.Name())
+	}
+	if block, ok := errorAs[*state.IdentityBlockError](err); ok {
+		return wire.Refuse(http.StatusBadRequest, "InvalidParameter", "%s", block.Message)
+	}
+	switch {
+	case errors.Is(err, state.ErrNotFound):
+		return wire.Refuse(http.StatusNotFound, "ResourceNotFound",
+			"The Resource 'Microsoft.Compute/virtualMachineScaleSets/%s' under resource group '%s' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix", id.Name(), id.ResourceGroup())
+	case errors.Is(err, state.ErrBusy):
+		return wire.Refuse(http.StatusConflict, "OperationNotAllowed",
+			"The request failed due to conflict with a concurrent request. To resolve it, please refer to https://aka.ms/activitylog to get more details on the conflicting requests.")
+	}
+	return err
+}
+
+// authenticate checks the bearer token as ARM does.
+func (s *Server) authenticate(call *wire.Call) (token.Claims, error) {
+	tenant := s.State.Tenant()
+	raw, ok := wire.Bearer(call.Request)
+	if !ok {
+		return token.Claims{}, unauthorized(tenant, "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
+	}
+	claims, err := s.Tokens.Verify(raw, tenant, audiences()...)
+	switch {
+	case err == nil:
+		return claims, nil
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, jwt.ErrTokenMalformed), errors.Is(err, jwt.ErrTokenUnverifiable):
+		return token.Claims{}, unauthorized(tenant, "InvalidAuthenticationToken", "The access token is invalid.")
+	case errors.Is(err, jwt.ErrTokenInvalidAudience):
+		return token.Claims{}, unauthorized(tenant, "InvalidAuthenticationTokenAudience",
+			"The access token has been obtained for wrong audience or resource '"+claims.Audience+"'. It should exactly match with one of the allowed audiences '"+strings.Join(audiences(), "','")+"'.")
+	case errors.Is(err, jwt.ErrTokenExpired):
+		return token.Claims{}, unauthorized(tenant, "ExpiredAuthenticationToken",
+			"The access token expiry UTC time '"+claims.ExpiresAt.UTC().Format(time.RFC3339)+"' is earlier than current UTC time.")
+	}
+	return token.Claims{}, unauthorized(tenant, "InvalidAuthenticationToken", "The access token is from the wrong issuer, or is not valid yet.")
+}
+
+func unauthorized(tenant, code, message string) *wire.Error {
+	e := wire.Refuse(http.StatusUnauthorized, code, "%s", message)
+	e.Header = http.Header{"Www-Authenticate": {
+		`Bearer authorization_uri="https://login.microsoftonline.com/` + tenant + `", error="invalid_token", error_description="` + message + `"`,
+	}}
+	return e
+}

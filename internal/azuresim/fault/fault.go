@@ -1,0 +1,179 @@
+// Package fault holds the failures that the simulator was told to play, as
+// data: what to match, how often, what to answer.
+//
+// It is pure but for its own list. It must not know what a surface would have
+// answered, or write any HTTP itself.
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Duration is a [time.Duration] that reads and writes as "1.5s".
+type Duration time.Duration
+
+// MarshalText writes the duration as Go does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads a duration as Go writes it.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("parsing duration: %w", err)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// Fault is one rule. The first rule that matches a request and has plays left
+// is played.
+type Fault struct {
+	ID       string   `json:"id,omitempty"` // given by [Set.Add]
+	Match    Match    `json:"match"`
+	Times    int      `json:"times,omitempty"`  // 0: until removed
+	Played   int      `json:"played,omitempty"` // so far; set by [Set.Take]
+	Response Response `json:"response"`
+}
+
+// Match selects requests. Empty fields match everything.
+type Match struct {
+	Surface string `json:"surface,omitempty"` // arm, imds, entra, keyvault
+	Method  string `json:"method,omitempty"`
+	Node    string `json:"node,omitempty"`
+	// Path is the request's path (an ARM ID, for ARM), compared without case;
+	// each * stands for any run of characters, slashes included.
+	Path string `json:"path,omitempty"`
+}
+
+// Response is what a matched request meets. Delay comes first. Then the
+// connection is dropped, or an error of Status is answered in the surface's own
+// dialect, or, if neither is set, the request is served as usual.
+type Response struct {
+	Delay   Duration          `json:"delay,omitempty"`
+	Drop    bool              `json:"drop,omitempty"`
+	Status  int               `json:"status,omitempty"` // 400-599
+	Code    string            `json:"code,omitempty"`
+	Message string            `json:"message,omitempty"`
+	Headers map[string]string `json:"headers,omitempty"` // such as Retry-After
+	// FailOperation lets an ARM PATCH be accepted, and its asynchronous
+	// operation end as Failed with Code and Message.
+	FailOperation bool `json:"failOperation,omitempty"`
+}
+
+// Request is what a fault is matched against.
+type Request struct {
+	Surface, Method, Path, Node string
+}
+
+// Validate says what is wrong with a fault.
+func (f Fault) Validate() error {
+	r := f.Response
+	status := r.Status != 0
+	switch {
+	case f.Times < 0:
+		return errors.New("times must not be negative")
+	case status && (r.Status < 400 || r.Status > 599):
+		return fmt.Errorf("status %d is not an error: use 400 to 599", r.Status)
+	case r.Delay < 0:
+		return errors.New("delay must not be negative")
+	case r.Drop && status, r.Drop && r.FailOperation, status && r.FailOperation:
+		return errors.New("choose one of drop, status and failOperation")
+	case r.FailOperation && f.Match.Surface != "arm":
+		return errors.New("failOperation needs match.surface: arm")
+	case !r.Drop && !status && !r.FailOperation && r.Delay == 0:
+		return errors.New("response does nothing: set delay, drop, status or failOperation")
+	}
+	return nil
+}
+
+// Set is the list of faults. Its zero value is empty and ready; it is safe for
+// concurrent use.
+type Set struct {
+	mu     sync.Mutex // protects all following fields
+	next   int
+	faults []Fault
+}
+
+// Add appends f under a new ID.
+func (s *Set) Add(f Fault) (Fault, error) {
+	if err := f.Validate(); err != nil {
+		return Fault{}, fmt.Errorf("adding fault: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.next++
+	f.ID, f.Played = strconv.Itoa(s.next), 0
+	s.faults = append(s.faults, f)
+	return f, nil
+}
+
+// List returns all faults, with how often each was played.
+func (s *Set) List() []Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.faults)
+}
+
+// Remove ends a fault; false if there is none of that ID.
+func (s *Set) Remove(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := len(s.faults)
+	s.faults = slices.DeleteFunc(s.faults, func(f Fault) bool { return f.ID == id })
+	return len(s.faults) < before
+}
+
+// Clear ends all faults.
+func (s *Set) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
+// Take counts and returns the first fault that r meets, or false.
+func (s *Set) Take(r Request) (Fault, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.faults {
+		f := &s.faults[i]
+		if (f.Times == 0 || f.Played < f.Times) && f.Match.matches(r) {
+			f.Played++
+			return *f, true
+		}
+	}
+	return Fault{}, false
+}
+
+func (m Match) matches(r Request) bool {
+	return (m.Surface == "" || m.Surface == r.Surface) &&
+		(m.Method == "" || strings.EqualFold(m.Method, r.Method)) &&
+		(m.Node == "" || m.Node == r.Node) &&
+		(m.Path == "" || glob(strings.ToLower(m.Path), strings.ToLower(r.Path)))
+}
+
+// glob matches s against a pattern in which * stands for any run of characters.
+func glob(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == s
+	}
+	first, last := parts[0], parts[len(parts)-1]
+	if !strings.HasPrefix(s, first) {
+		return false
+	}
+	s = s[len(first):]
+	for _, part := range parts[1 : len(parts)-1] {
+		at := strings.Index(s, part)
+		if at < 0 {
+			return false
+		}
+		s = s[at+len(part):]
+	}
+	return strings.HasSuffix(s, last)
+}

@@ -1,0 +1,147 @@
+// Package model is the state document of the simulator: what a user writes to
+// set Azure up and reads to see how it stands.
+//
+// It is plain data, shared by the state, the control API and its client. It
+// must not hold behaviour beyond reading the document and redacting secrets.
+package model
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Document is the whole simulated Azure. Subscriptions and resource groups need
+// no entry: they exist as soon as an ID names them.
+type Document struct {
+	// Tenant is the GUID of the one tenant; empty keeps the present one.
+	Tenant          string           `json:"tenant,omitempty"`
+	Identities      []Identity       `json:"identities,omitempty"`
+	Applications    []Application    `json:"applications,omitempty"`
+	ScaleSets       []ScaleSet       `json:"scaleSets,omitempty"`
+	Nodes           []Node           `json:"nodes,omitempty"`
+	RoleAssignments []RoleAssignment `json:"roleAssignments,omitempty"`
+	Vaults          []Vault          `json:"vaults,omitempty"`
+}
+
+// Identity is a user-assigned managed identity.
+type Identity struct {
+	ID          string `json:"id"`                    // ARM ID
+	ClientID    string `json:"clientID,omitempty"`    // a GUID; empty: a new one
+	PrincipalID string `json:"principalID,omitempty"` // object ID of its service principal; empty: a new one
+}
+
+// Application is an application with its service principal.
+type Application struct {
+	Name        string   `json:"name,omitempty"`
+	ClientID    string   `json:"clientID,omitempty"`    // empty: a new one
+	PrincipalID string   `json:"principalID,omitempty"` // object ID of the service principal; empty: a new one
+	Secrets     []Secret `json:"secrets,omitempty"`     // empty entries when read
+}
+
+// ScaleSet is a virtual machine scale set.
+type ScaleSet struct {
+	ID       string `json:"id"`
+	Location string `json:"location,omitempty"` // empty: westeurope
+	// SystemAssigned is the scale set's own identity, or nil.
+	SystemAssigned *SystemAssigned `json:"systemAssigned,omitempty"`
+	// UserAssigned holds the ARM IDs of the attached identities.
+	UserAssigned []string `json:"userAssigned,omitempty"`
+
+	// Set by the simulator; ignored when a document is loaded.
+	ETag              string `json:"etag,omitempty"`
+	ProvisioningState string `json:"provisioningState,omitempty"`
+}
+
+// SystemAssigned is the managed identity of one resource.
+type SystemAssigned struct {
+	ClientID    string `json:"clientID,omitempty"`    // empty: a new one
+	PrincipalID string `json:"principalID,omitempty"` // empty: a new one
+}
+
+// Node is an instance of a scale set.
+type Node struct {
+	Name     string `json:"name"`
+	ScaleSet string `json:"scaleSet"`
+	Instance int    `json:"instance"` // the instance number in the scale set
+	// Prefixes are the addresses from which this node's IMDS is asked: the
+	// node's own and its pods'. Real IMDS answers whatever comes from the VM.
+	Prefixes []netip.Prefix `json:"prefixes"`
+}
+
+// RoleAssignment gives a principal a role at a scope and below.
+type RoleAssignment struct {
+	Principal string `json:"principal"` // object ID
+	Role      string `json:"role"`      // a built-in role's name
+	Scope     string `json:"scope"`     // a subscription, resource group or resource ID
+}
+
+// Vault is a key vault with role-based access. Its host name is NAME.vault.azure.net
+// where NAME is the last segment of its ID.
+type Vault struct {
+	ID      string        `json:"id"`
+	Secrets []VaultSecret `json:"secrets,omitempty"`
+}
+
+// VaultSecret is a secret of a vault. Writing one again makes a new version.
+type VaultSecret struct {
+	Name        string `json:"name"`
+	Value       Secret `json:"value"` // empty when read
+	ContentType string `json:"contentType,omitempty"`
+	Version     string `json:"version,omitempty"` // set by the simulator
+}
+
+// Attachment asks for an identity on a scale set, as if an operator had attached
+// it and Azure had finished.
+type Attachment struct {
+	ScaleSet string `json:"scaleSet"`
+	Identity string `json:"identity"`
+}
+
+// Secret is a value that never shows in a log or an error. Its JSON is the value
+// itself, since a document is how secrets are given; the simulator blanks them
+// in every document that it returns.
+type Secret string
+
+// String hides the value.
+func (Secret) String() string { return "[redacted]" }
+
+// GoString hides the value.
+func (Secret) GoString() string { return "[redacted]" }
+
+// LogValue hides the value.
+func (Secret) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// Parse reads a document in YAML or JSON. A field that is not of the document is
+// an error that names it.
+func Parse(text []byte) (Document, error) {
+	asJSON, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return Document{}, fmt.Errorf("reading state document: %w", err)
+	}
+	var doc Document
+	if err := Decode(asJSON, &doc); err != nil {
+		return Document{}, fmt.Errorf("reading state document: %w", err)
+	}
+	return doc, nil
+}
+
+// Decode reads exactly one JSON value into v; unknown fields and anything behind
+// the value are errors.
+func Decode(text []byte, v any) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(v); err != nil {
+		return fmt.Errorf("decoding JSON: %w", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("decoding JSON: there is more text behind the value")
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ErrNotFound is wrapped by errors about a thing that a call names and that is
+// not there.
+var ErrNotFound = errors.New("not found")
+
+// ErrInvalid is wrapped by errors about a document or call that cannot be right.
+var ErrInvalid = errors.New("invalid")
+
+// ErrBusy is wrapped by errors about a scale set with an operation running.
+var ErrBusy = errors.New("another operation is in progress")
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+}
+
+// AuthorizationError says that a principal lacks an action at a scope.
+type AuthorizationError struct {
+	Principal, Action, Scope string
+}
+
+func (e *AuthorizationError) Error() string {
+	return fmt.Sprintf("%s may not %s at %s", e.Principal, e.Action, e.Scope)
+}
+
+// LinkedAuthorizationError says that a principal may write a scale set, but may
+// not assign the identities whose IDs are named.
+type LinkedAuthorizationError struct {
+	Principal, Scope string
+	IDs              []string // as ARM spells them
+}
+
+func (e *LinkedAuthorizationError) Error() string {
+	return fmt.Sprintf("%s may not assign %s", e.Principal, strings.Join(e.IDs, ", "))
+}
+
+// MissingIdentityError names identities that do not exist, as ARM spells them.
+type MissingIdentityError struct {
+	IDs []string
+}
+
+func (e *MissingIdentityError) Error() string {
+	return "no identity " + strings.Join(e.IDs, ", ")
+}
+
+// PreconditionError says that If-Match names another version than the present.
+type PreconditionError struct {
+	Given, Present string
+}
+
+func (e *PreconditionError) Error() string {
+	return fmt.Sprintf("etag %s is not the present %s", e.Given, e.Present)
+}
+
+// IdentityBlockError says why an identity block is refused as a whole.
+type IdentityBlockError struct {
+	Message string
+}
+
+func (e *IdentityBlockError) Error() string { return e.Message }
+
+// The reasons for which IMDS has no identity for a request.
+var (
+	ErrIdentityNotFound = errors.New("identity not found")
+	ErrSeveral          = errors.New("several user-assigned identities and none asked for")
+)

@@ -1,0 +1,236 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+)
+
+// vaultType is the resource type of a key vault, folded.
+const vaultType = "microsoft.keyvault/vaults"
+
+// defaultLocation is where a scale set stands that names no location.
+const defaultLocation = "westeurope"
+
+// add puts everything of doc in, in the order in which one part names another.
+func (t *tables) add(doc model.Document, now time.Time) error {
+	if doc.Tenant != "" {
+		tenant, err := guid("tenant", doc.Tenant)
+		if err != nil {
+			return err
+		}
+		t.tenant = tenant
+	}
+	return firstError(
+		each("identity", doc.Identities, t.addIdentity),
+		each("application", doc.Applications, t.addApplication),
+		each("scale set", doc.ScaleSets, t.addScaleSet),
+		each("node", doc.Nodes, t.addNode),
+		each("role assignment", doc.RoleAssignments, t.addAssignment),
+		each("vault", doc.Vaults, func(v model.Vault) error { return t.addVault(v, now) }),
+	)
+}
+
+// each returns a step that adds every item and says which one is wrong.
+func each[T any](what string, items []T, add func(T) error) func() error {
+	return func() error {
+		for i, item := range items {
+			if err := add(item); err != nil {
+				return fmt.Errorf("adding %s %d: %w", what, i+1, err)
+			}
+		}
+		return nil
+	}
+}
+
+func firstError(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tables) addIdentity(m model.Identity) error {
+	id, err := armid.ParseUserAssigned(m.ID)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if _, ok := t.identities[id]; ok {
+		return invalid("identity %s is there already", m.ID)
+	}
+	clientID, principalID, err := t.principal(m.ClientID, m.PrincipalID)
+	if err != nil {
+		return err
+	}
+	t.identities[id] = &Identity{ID: id, Spelling: armSpelling(m.ID), ClientID: clientID, PrincipalID: principalID}
+	return nil
+}
+
+func (t *tables) addApplication(m model.Application) error {
+	clientID, principalID, err := t.principal(m.ClientID, m.PrincipalID)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(m.Secrets, "") {
+		return invalid("application %q has an empty secret", m.Name)
+	}
+	name := m.Name
+	if name == "" {
+		name = clientID
+	}
+	for _, a := range t.applications {
+		if strings.EqualFold(a.name, name) {
+			return invalid("application %q is there already", name)
+		}
+	}
+	t.applications[clientID] = &application{name: name, clientID: clientID, principalID: principalID, secrets: slices.Clone(m.Secrets)}
+	return nil
+}
+
+func (t *tables) addScaleSet(m model.ScaleSet) error {
+	ref, err := compute.ParseRef(m.ID)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if id, err := armid.Parse(m.ID); err != nil || ref.Kind != compute.ScaleSet || id != ref.ID {
+		return invalid("%s is not the ID of a scale set", m.ID)
+	}
+	if _, ok := t.scaleSets[ref.ID]; ok {
+		return invalid("scale set %s is there already", m.ID)
+	}
+	v := newScaleSet(ref.ID, m)
+	if m.SystemAssigned != nil {
+		clientID, principalID, err := t.principal(m.SystemAssigned.ClientID, m.SystemAssigned.PrincipalID)
+		if err != nil {
+			return err
+		}
+		v.shown.system = &model.SystemAssigned{ClientID: clientID, PrincipalID: principalID}
+	}
+	for _, s := range m.UserAssigned {
+		id, err := armid.ParseUserAssigned(s)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		if _, ok := t.identities[id]; !ok {
+			return invalid("scale set %s has the identity %s, which is not there: add it first", m.ID, s)
+		}
+		v.shown.user[id] = armSpelling(s)
+	}
+	v.usable = v.shown.clone()
+	t.scaleSets[ref.ID] = v
+	return nil
+}
+
+func (t *tables) addNode(m model.Node) error {
+	if m.Name == "" {
+		return invalid("a node needs a name")
+	}
+	if _, ok := t.nodes[m.Name]; ok {
+		return invalid("node %q is there already", m.Name)
+	}
+	v, err := t.scaleSet(m.ScaleSet)
+	if err != nil {
+		return err
+	}
+	if len(m.Prefixes) == 0 {
+		return invalid("node %q needs the prefixes from which its IMDS is asked, such as 10.1.0.4/32", m.Name)
+	}
+	for _, n := range t.nodes {
+		if n.scaleSet == v && n.instance == m.Instance {
+			return invalid("node %q is instance %d already", n.name, m.Instance)
+		}
+	}
+	prefixes := make([]netip.Prefix, 0, len(m.Prefixes))
+	for _, p := range m.Prefixes {
+		if !p.IsValid() {
+			return invalid("node %q has an invalid prefix", m.Name)
+		}
+		p = p.Masked()
+		if owner := t.ownerOf(p); owner != "" {
+			return invalid("prefix %s is node %q's already", p, owner)
+		}
+		prefixes = append(prefixes, p)
+	}
+	t.nodes[m.Name] = &node{name: m.Name, scaleSet: v, instance: m.Instance, vmID: uuid.NewString(), prefixes: prefixes}
+	return nil
+}
+
+func (t *tables) ownerOf(p netip.Prefix) string {
+	for _, n := range t.nodes {
+		if slices.Contains(n.prefixes, p) {
+			return n.name
+		}
+	}
+	return ""
+}
+
+func (t *tables) scaleSet(s string) (*scaleSet, error) {
+	id, err := armid.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	v, ok := t.scaleSets[id]
+	if !ok {
+		return nil, fmt.Errorf("%w: scale set %s", ErrNotFound, s)
+	}
+	return v, nil
+}
+
+// principal checks, or makes, the two GUIDs of a service principal, which must
+// be new to the tenant.
+func (t *tables) principal(clientID, principalID string) (client, object string, err error) {
+	if client, err = guidOrNew("clientID", clientID); err != nil {
+		return "", "", err
+	}
+	if object, err = guidOrNew("principalID", principalID); err != nil {
+		return "", "", err
+	}
+	for _, used := range t.principals() {
+		if used.ClientID == client {
+			return "", "", invalid("clientID %s is taken", client)
+		}
+		if used.ObjectID == object {
+			return "", "", invalid("principalID %s is taken", object)
+		}
+	}
+	return client, object, nil
+}
+
+func guidOrNew(what, s string) (string, error) {
+	if s == "" {
+		return uuid.NewString(), nil
+	}
+	return guid(what, s)
+}
+
+// guid returns s in lower case, if it is a GUID in its usual form.
+func guid(what, s string) (string, error) {
+	parsed, err := uuid.Parse(s)
+	if err != nil || len(s) != 36 {
+		return "", invalid("%s %q is not a GUID", what, s)
+	}
+	return parsed.String(), nil
+}
+
+// armSpelling is how ARM answers an ID that was written as s: one segment in
+// lower case, the rest as it came, so that no client may compare it as a string.
+func armSpelling(s string) string {
+	segments := strings.Split(strings.TrimSuffix(s, "/"), "/")
+	for i, segment := range segments {
+		if strings.EqualFold(segment, "resourceGroups") {
+			segments[i] = "resourcegroups"
+			break
+		}
+	}
+	return strings.Join(segments, "/")
+}

@@ -1,0 +1,230 @@
+package state
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+)
+
+// The states of a scale set and of an operation, as ARM spells them.
+const (
+	Succeeded  = "Succeeded"
+	Failed     = "Failed"
+	Updating   = "Updating"
+	InProgress = "InProgress"
+)
+
+// scaleSet has two identity blocks. ARM shows the one that was last asked for;
+// IMDS knows the one that the last operation put in force.
+type scaleSet struct {
+	id        armid.ID
+	spelling  string // the ID as it was created
+	uniqueID  string
+	location  string
+	version   int
+	state     string
+	shown     identityBlock
+	usable    identityBlock
+	operation *operation // while one runs
+}
+
+type identityBlock struct {
+	system *model.SystemAssigned
+	user   map[armid.ID]string // → the spelling that ARM answers
+}
+
+func (b identityBlock) clone() identityBlock {
+	return identityBlock{system: b.system, user: maps.Clone(b.user)}
+}
+
+// kind is the identity block's type as ARM spells it.
+func (b identityBlock) kind() string {
+	switch {
+	case b.system != nil && len(b.user) > 0:
+		return TypeBoth
+	case b.system != nil:
+		return TypeSystemAssigned
+	case len(b.user) > 0:
+		return TypeUserAssigned
+	}
+	return TypeNone
+}
+
+func newScaleSet(id armid.ID, m model.ScaleSet) *scaleSet {
+	location := m.Location
+	if location == "" {
+		location = defaultLocation
+	}
+	return &scaleSet{
+		id: id, spelling: m.ID, uniqueID: uuid.NewString(), location: location,
+		version: 1, state: Succeeded, shown: identityBlock{user: map[armid.ID]string{}},
+	}
+}
+
+// etag is quoted, as HTTP wants it.
+func (v *scaleSet) etag() string { return strconv.Quote(strconv.Itoa(v.version)) }
+
+func (v *scaleSet) model() model.ScaleSet {
+	return model.ScaleSet{
+		ID: v.spelling, Location: v.location, SystemAssigned: v.shown.system,
+		UserAssigned: slices.Sorted(maps.Values(v.shown.user)),
+		ETag:         v.etag(), ProvisioningState: v.state,
+	}
+}
+
+// operation is one asynchronous PATCH.
+type operation struct {
+	id, subscription, location string
+	scaleSet                   *scaleSet
+	started, due               time.Time
+	failure                    *Failure // how it ends; nil: well
+	settled                    bool
+}
+
+// Failure is how an operation ends that does not succeed.
+type Failure struct {
+	Code, Message string
+}
+
+// operationsKept is how long ARM still answers for an operation that has ended.
+const operationsKept = time.Hour
+
+// settle ends the operations that are due.
+func (t *tables) settle(now time.Time) {
+	for id, op := range t.operations {
+		if now.After(op.due.Add(operationsKept)) {
+			delete(t.operations, id)
+		}
+		if !op.settled && !now.Before(op.due) {
+			op.end()
+		}
+	}
+}
+
+// end puts the block that ARM shows in force or, on a failure, takes it back.
+func (op *operation) end() {
+	v := op.scaleSet
+	op.settled = true
+	v.operation = nil
+	if op.failure == nil {
+		v.state = Succeeded
+		v.usable = v.shown.clone()
+		return
+	}
+	v.state = Failed
+	v.shown = v.usable.clone()
+	v.version++
+}
+
+// ScaleSet is a scale set as ARM answers it.
+type ScaleSet struct {
+	ID, Name, Location, UniqueID string
+	ETag, ProvisioningState      string
+	Type                         string
+	TenantID                     string
+	System                       *model.SystemAssigned
+	User                         []Identity // Spelling is this scale set's, sorted
+}
+
+// Operation is an asynchronous operation as ARM answers it.
+type Operation struct {
+	ID           string
+	Subscription string
+	Location     string
+	Status       string
+	Started      time.Time
+	Ended        time.Time // zero while it runs
+	Failure      *Failure
+}
+
+// ScaleSet returns the scale set for a principal that may read it. The error is
+// an [*AuthorizationError] or wraps [ErrNotFound]; ARM looks at rights first.
+func (s *State) ScaleSet(principal string, id armid.ID) (ScaleSet, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.settle(s.now())
+	if err := s.t.authorize(principal, actionRead, id.String()); err != nil {
+		return ScaleSet{}, err
+	}
+	v, ok := s.t.scaleSets[id]
+	if !ok {
+		return ScaleSet{}, fmt.Errorf("%w: scale set %s", ErrNotFound, id)
+	}
+	return s.t.view(v), nil
+}
+
+// Operation returns an operation of a subscription and location. The error wraps
+// [ErrNotFound].
+func (s *State) Operation(subscription, location, id string) (Operation, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.settle(s.now())
+	op, ok := s.t.operations[id]
+	if !ok || op.subscription != subscription || op.location != location {
+		return Operation{}, fmt.Errorf("%w: operation %s", ErrNotFound, id)
+	}
+	return op.view(), nil
+}
+
+func (op *operation) view() Operation {
+	view := Operation{ID: op.id, Subscription: op.subscription, Location: op.location, Status: InProgress, Started: op.started}
+	if !op.settled {
+		return view
+	}
+	view.Ended, view.Failure, view.Status = op.due, op.failure, Succeeded
+	if op.failure != nil {
+		view.Status = Failed
+	}
+	return view
+}
+
+func (t *tables) view(v *scaleSet) ScaleSet {
+	view := ScaleSet{
+		ID: v.spelling, Name: lastSegment(v.spelling), Location: v.location, UniqueID: v.uniqueID,
+		ETag: v.etag(), ProvisioningState: v.state, Type: v.shown.kind(), TenantID: t.tenant, System: v.shown.system,
+	}
+	for id, spelling := range v.shown.user {
+		identity := Identity{ID: id, Spelling: spelling}
+		if present, ok := t.identities[id]; ok {
+			identity.ClientID, identity.PrincipalID = present.ClientID, present.PrincipalID
+		}
+		view.User = append(view.User, identity)
+	}
+	slices.SortFunc(view.User, func(a, b Identity) int { return cmp.Compare(a.Spelling, b.Spelling) })
+	return view
+}
+
+// Attach puts an identity on a scale set, for ARM and IMDS at once, as if an
+// operator had done it and Azure had finished. The error wraps [ErrInvalid],
+// [ErrNotFound] or [ErrBusy].
+func (s *State) Attach(a model.Attachment) (model.ScaleSet, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.settle(s.now())
+	v, err := s.t.scaleSet(a.ScaleSet)
+	if err != nil {
+		return model.ScaleSet{}, err
+	}
+	id, err := armid.ParseUserAssigned(a.Identity)
+	if err != nil {
+		return model.ScaleSet{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if _, ok := s.t.identities[id]; !ok {
+		return model.ScaleSet{}, fmt.Errorf("%w: identity %s", ErrNotFound, a.Identity)
+	}
+	if v.operation != nil {
+		return model.ScaleSet{}, fmt.Errorf("%w on %s", ErrBusy, v.spelling)
+	}
+	v.shown.user[id] = armSpelling(a.Identity)
+	v.usable = v.shown.clone()
+	v.version++
+	return v.model(), nil
+}

@@ -1,0 +1,200 @@
+// Package state is the simulated Azure itself: identities, applications, scale
+// sets, nodes, role assignments and vaults, and the rules by which they change.
+//
+// All of it stands behind one mutex and one injected clock. It starts no
+// goroutine: an asynchronous operation ends when the clock says so, seen at the
+// next call. It must not know HTTP: the surfaces turn requests into its calls
+// and its typed errors into bodies.
+package state
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+)
+
+// Options are the settings of a [State].
+type Options struct {
+	// Now is the clock; nil: the real one.
+	Now func() time.Time
+	// Latency is how long an ARM operation runs; 0: it has ended when next asked.
+	Latency time.Duration
+}
+
+// State is safe for concurrent use. Make one with [New].
+type State struct {
+	now     func() time.Time
+	latency time.Duration
+
+	mu sync.Mutex // protects all following fields
+	t  tables
+}
+
+// tables hold everything that a document describes, and the operations.
+// GUIDs, node and vault names are keys in lower case.
+type tables struct {
+	tenant       string
+	identities   map[armid.ID]*Identity
+	applications map[string]*application
+	scaleSets    map[armid.ID]*scaleSet
+	nodes        map[string]*node
+	assignments  []assignment
+	vaults       map[string]*vault
+	operations   map[string]*operation
+}
+
+// Identity is a user-assigned managed identity.
+type Identity struct {
+	ID          armid.ID
+	Spelling    string // the ID as ARM answers it
+	ClientID    string
+	PrincipalID string
+}
+
+type application struct {
+	name, clientID, principalID string
+	secrets                     []model.Secret
+}
+
+type node struct {
+	name     string
+	scaleSet *scaleSet
+	instance int
+	vmID     string
+	prefixes []netip.Prefix
+}
+
+// New returns an empty Azure with a new tenant.
+func New(o Options) *State {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &State{now: o.Now, latency: o.Latency, t: newTables(uuid.NewString())}
+}
+
+func newTables(tenant string) tables {
+	return tables{
+		tenant:       tenant,
+		identities:   map[armid.ID]*Identity{},
+		applications: map[string]*application{},
+		scaleSets:    map[armid.ID]*scaleSet{},
+		nodes:        map[string]*node{},
+		vaults:       map[string]*vault{},
+		operations:   map[string]*operation{},
+	}
+}
+
+// Tenant returns the tenant's GUID.
+func (s *State) Tenant() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.t.tenant
+}
+
+// Replace loads doc in place of everything that was there. On an error nothing
+// has changed.
+func (s *State) Replace(doc model.Document) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := newTables(s.t.tenant)
+	if err := t.add(doc, s.now()); err != nil {
+		return err
+	}
+	s.t = t
+	return nil
+}
+
+// Add loads doc beside what is there and returns what it added, with the values
+// that were left out filled in and secrets blanked. On an error nothing has changed.
+func (s *State) Add(doc model.Document) (model.Document, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.t.clone()
+	if err := t.add(doc, s.now()); err != nil {
+		return model.Document{}, err
+	}
+	fresh := t.added(s.t)
+	s.t = t
+	return fresh.document(), nil
+}
+
+// Snapshot returns everything as a document, sorted, secrets blanked.
+func (s *State) Snapshot() model.Document {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.settle(s.now())
+	return s.t.document()
+}
+
+// clone copies the maps, not what they point to: add only ever puts new entries
+// in, so the original stays whole when it fails.
+func (t *tables) clone() tables {
+	return tables{
+		tenant:       t.tenant,
+		identities:   maps.Clone(t.identities),
+		applications: maps.Clone(t.applications),
+		scaleSets:    maps.Clone(t.scaleSets),
+		nodes:        maps.Clone(t.nodes),
+		assignments:  slices.Clone(t.assignments),
+		vaults:       maps.Clone(t.vaults),
+		operations:   maps.Clone(t.operations),
+	}
+}
+
+// added returns what t has and before had not.
+func (t *tables) added(before tables) tables {
+	return tables{
+		tenant:       t.tenant,
+		identities:   without(t.identities, before.identities),
+		applications: without(t.applications, before.applications),
+		scaleSets:    without(t.scaleSets, before.scaleSets),
+		nodes:        without(t.nodes, before.nodes),
+		assignments:  t.assignments[len(before.assignments):],
+		vaults:       without(t.vaults, before.vaults),
+	}
+}
+
+func without[K comparable, V any](all, some map[K]V) map[K]V {
+	rest := maps.Clone(all)
+	maps.DeleteFunc(rest, func(k K, _ V) bool { _, ok := some[k]; return ok })
+	return rest
+}
+
+func (t *tables) document() model.Document {
+	doc := model.Document{Tenant: t.tenant}
+	for _, i := range sorted(t.identities, func(i *Identity) string { return i.ID.String() }) {
+		doc.Identities = append(doc.Identities, model.Identity{ID: i.Spelling, ClientID: i.ClientID, PrincipalID: i.PrincipalID})
+	}
+	for _, a := range sorted(t.applications, func(a *application) string { return a.name + a.clientID }) {
+		doc.Applications = append(doc.Applications, model.Application{
+			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)),
+		})
+	}
+	for _, v := range sorted(t.scaleSets, func(v *scaleSet) string { return v.id.String() }) {
+		doc.ScaleSets = append(doc.ScaleSets, v.model())
+	}
+	for _, n := range sorted(t.nodes, func(n *node) string { return n.name }) {
+		doc.Nodes = append(doc.Nodes, model.Node{
+			Name: n.name, ScaleSet: n.scaleSet.spelling, Instance: n.instance, Prefixes: slices.Clone(n.prefixes),
+		})
+	}
+	for _, a := range t.assignments {
+		doc.RoleAssignments = append(doc.RoleAssignments, a.RoleAssignment)
+	}
+	for _, v := range sorted(t.vaults, func(v *vault) string { return v.name }) {
+		doc.Vaults = append(doc.Vaults, v.model())
+	}
+	return doc
+}
+
+func sorted[K comparable, V any](m map[K]V, key func(V) string) []V {
+	return slices.SortedFunc(maps.Values(m), func(a, b V) int { return cmp.Compare(key(a), key(b)) })
+}
