@@ -69,6 +69,9 @@ const (
 	// ReasonException: an AzurePodIdentityException sent the request on to the
 	// node's metadata service.
 	ReasonException Reason = "Exception"
+	// ReasonForwarded: the request, not one for a token, went on to the node's
+	// metadata service, as any pod's may.
+	ReasonForwarded Reason = "Forwarded"
 	// ReasonInvalidRequest: the request is not one that the metadata service
 	// would answer.
 	ReasonInvalidRequest Reason = "InvalidRequest"
