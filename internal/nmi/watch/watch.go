@@ -149,6 +149,7 @@ func (s *Store) tell(pods Pods) error {
 		if err := pods.Set(pod); err != nil {
 			s.log.Error("pod is not served", "error", err)
 		}
+		s.changed.raise()
 	}
 	registration, err := s.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    set,
@@ -156,6 +157,7 @@ func (s *Store) tell(pods Pods) error {
 		DeleteFunc: func(object any) {
 			if key, err := cache.DeletionHandlingObjectToName(object); err == nil {
 				pods.Delete(identity.Key{Namespace: key.Namespace, Name: key.Name})
+				s.changed.raise()
 			}
 		},
 	})
