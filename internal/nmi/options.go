@@ -161,12 +161,14 @@ func (o *Options) Ignored() []string {
 
 // config is validated options.
 type config struct {
-	node                         string
-	managed                      bool
-	api, probes, metrics         string
-	metadata, upstream, listener netip.AddrPort
-	wait                         time.Duration
-	ruleInterval                 time.Duration
+	node    string
+	managed bool
+	// api, probes and metrics are where to listen.
+	api, probes, metrics string
+	// listener is where the redirect leads pods to, metadata where they think
+	// they go, upstream where the real service is.
+	listener, metadata, upstream netip.AddrPort
+	wait, ruleInterval           time.Duration
 }
 
 // config validates. An error names the flag and says what to give it.
@@ -206,6 +208,10 @@ func (o *Options) addresses(c *config) error {
 		return fmt.Errorf("--nmi-listen-address and --nmi-port name the metadata service's own address %s: requests would never leave the agent", c.upstream)
 	}
 	c.api = c.listener.String()
+	if c.listener.Addr().IsUnspecified() {
+		// Connections can be led to one address only; this one is among all.
+		c.listener = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.listener.Port())
+	}
 	for _, port := range []struct {
 		flag, value string
 		into        *string

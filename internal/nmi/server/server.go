@@ -175,7 +175,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	record.Route = recorded(kind)
 	switch {
 	case kind == malformed:
-		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, without escapes, backslashes, semicolons, empty or dot segments")
+		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, of letters, digits and . _ ~ -, without empty or dot segments")
 	case s.options.BlockInstanceMetadata && (kind == instance || kind == instanceLike):
 		return refusal.New(v1.ReasonBlocked, "instance metadata is not given to pods here")
 	}
