@@ -59,6 +59,7 @@ type Options struct {
 	rest        *rest.Config
 	newRedirect func(redirect.Config) (redirector, error)
 	listening   func(api, probes, metrics netip.AddrPort)
+	synced      func()
 }
 
 // The default retries of the old agent, which count as soon as one of them is

@@ -194,6 +194,7 @@ func (r *runner) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.keep(ctx) })
 	group.Go(func() error { r.store.Run(ctx); return nil })
+	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error {
 		r.health.listening.Store(true)
 		return obs.Serve(ctx, open.api, r.handler(warnings), drain)
@@ -206,6 +207,16 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	r.log.Info("ended, the redirect's rules stay")
 	return err
+}
+
+func (r *runner) awaitSync(ctx context.Context) {
+	if !r.store.WaitSynced(ctx) {
+		return
+	}
+	r.log.Info("read what is needed from the API server")
+	if r.options.synced != nil {
+		r.options.synced()
+	}
 }
 
 func (r *runner) announce(open listeners) {

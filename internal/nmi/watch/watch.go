@@ -10,6 +10,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -177,6 +179,12 @@ func (s *Store) Run(ctx context.Context) {
 		}
 	}
 	group.Wait()
+}
+
+// WaitSynced returns true once everything has been seen that was there at the
+// start, and false if ctx ended first.
+func (s *Store) WaitSynced(ctx context.Context) bool {
+	return cache.WaitForCacheSync(ctx.Done(), slices.Collect(maps.Values(s.synced))...)
 }
 
 // Unsynced returns the kinds of which not everything has been seen yet, by their
