@@ -304,3 +304,20 @@ func probe(t testing.TB, address netip.AddrPort, path string) reaction {
 	t.Helper()
 	return fetch(t, &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, "http://"+address.String()+path)
 }
+
+func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+func quiet(testing.TB) *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// slowUpstream says on waiting that a request has come, and answers it when it
+// may leave.
+func slowUpstream(t testing.TB, waiting, leave chan struct{}) netip.AddrPort {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(waiting)
+		<-leave
+		_, _ = io.WriteString(w, `{"access_token":"a.b.c","client_id":"`+r.FormValue("client_id")+`","expires_on":"4000000000","token_type":"Bearer"}`)
+	}))
+	t.Cleanup(server.Close)
+	return netip.MustParseAddrPort(strings.TrimPrefix(server.URL, "http://"))
+}
