@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"time"
+
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -252,7 +254,7 @@ func (r *running) ready() *running {
 	r.t.Helper()
 	select {
 	case <-r.synced:
-	case <-r.t.Context().Done():
+	case <-time.After(30 * time.Second):
 		r.t.Fatal("the caches were never synced")
 	}
 	return r

@@ -38,7 +38,7 @@ func newGate(t *testing.T, config *rest.Config, open bool) (*gate, *rest.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{listener: listener, target: strings.TrimPrefix(config.Host, "https://"), open: open, conns: map[net.Conn]bool{}}
+	g := &gate{listener: listener, target: strings.Trim(strings.TrimPrefix(config.Host, "https:"), "/"), open: open, conns: map[net.Conn]bool{}}
 	t.Cleanup(func() { _ = listener.Close(); g.set(false) })
 	go g.run(t.Context())
 	through := rest.CopyConfig(config)
