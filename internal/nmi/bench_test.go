@@ -21,6 +21,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 )
@@ -66,14 +67,14 @@ func warm(b *testing.B) http.Handler {
 			b.Fatal(err)
 		}
 	}
-	counted, log := newMetrics(), logTo(io.Discard)
+	counted, log := report.NewMetrics(), logTo(io.Discard)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
-			tokens: tokensource.NewCache(objects, tokensource.CacheOptions{Observe: counted.cached}),
+			tokens: tokensource.NewCache(objects, tokensource.CacheOptions{Observe: counted.Cached}),
 		},
 		Done: func(ctx context.Context, record *audit.Record) {
-			counted.decided(record)
+			counted.Decided(record)
 			record.Log(ctx, log)
 		},
 	})
