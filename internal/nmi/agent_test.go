@@ -69,8 +69,11 @@ func (r *running) credential(address string, id azidentity.ManagedIDKind) *azide
 	return out
 }
 
-func scope() policy.TokenRequestOptions {
-	return policy.TokenRequestOptions{Scopes: []string{resource + "/.default"}}
+// scope asks for a token of an audience that no other test asks for: the SDK
+// keeps tokens for the whole process, and would answer instead of the agent.
+func scope(n int) (string, policy.TokenRequestOptions) {
+	audience := fmt.Sprintf("https://account%d.blob.core.windows.net", n)
+	return audience, policy.TokenRequestOptions{Scopes: []string{audience + "/.default"}}
 }
 
 func testSDK(t *testing.T, c *cluster) {
@@ -80,21 +83,23 @@ func testSDK(t *testing.T, c *cluster) {
 	c.pod(ns, "pod", "app", "127.0.1.1")
 	r := start(t, c.config, upstream, "--operation-mode=managed").ready()
 	for name, test := range map[string]struct {
-		id   azidentity.ManagedIDKind
-		want int
+		id       azidentity.ManagedIDKind
+		audience int
+		want     int
 	}{
-		"by client ID":               {azidentity.ClientID(clientID(2)), 2},
-		"by client ID, another case": {azidentity.ClientID(strings.ToUpper(clientID(2))), 2},
-		"by resource ID":             {azidentity.ResourceID(strings.ToLower(armID("id-2"))), 2},
-		"by object ID":               {azidentity.ObjectID(objectID(2)), 2},
-		"by none":                    {nil, 1},
+		"by client ID":               {azidentity.ClientID(clientID(2)), 1, 2},
+		"by client ID, another case": {azidentity.ClientID(strings.ToUpper(clientID(2))), 2, 2},
+		"by resource ID":             {azidentity.ResourceID(strings.ToLower(armID("id-2"))), 3, 2},
+		"by object ID":               {azidentity.ObjectID(objectID(2)), 4, 2},
+		"by none":                    {nil, 5, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			token, err := r.credential("127.0.1.1", test.id).GetToken(t.Context(), scope())
+			audience, options := scope(test.audience)
+			token, err := r.credential("127.0.1.1", test.id).GetToken(t.Context(), options)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := claims(t, token.Token); got["appid"] != clientID(test.want) || got["oid"] != objectID(test.want) || got["aud"] != resource {
+			if got := claims(t, token.Token); got["appid"] != clientID(test.want) || got["oid"] != objectID(test.want) || got["aud"] != audience {
 				t.Errorf("got a token with %v, want one for id-%d", got, test.want)
 			}
 		})
@@ -121,7 +126,8 @@ func testSDKRefused(t *testing.T, c *cluster) {
 		"resource, not bound": {"127.0.2.1", azidentity.ResourceID(armID("id-3")), "NotBound"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := r.credential(test.from, test.id).GetToken(t.Context(), scope())
+			_, options := scope(6)
+			_, err := r.credential(test.from, test.id).GetToken(t.Context(), options)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want words of %q", err, test.want)
 			}

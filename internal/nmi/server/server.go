@@ -221,6 +221,12 @@ func invalid(err error) error {
 	return refusal.New(v1.ReasonInvalidRequest, "%s", err.Error())
 }
 
+// methodServed reports whether a path that is no token route takes the method.
+// Some of those for excepted pods are written to, such as scheduled events.
+func methodServed(method string, kind route) bool {
+	return method == http.MethodGet || kind == exceptional && method == http.MethodPost
+}
+
 func notAllowed(method string) error {
 	return refusal.New(v1.ReasonMethodNotAllowed, "method %s is not served on this path", strconv.Quote(method))
 }
@@ -275,7 +281,7 @@ func (s *Server) other(w http.ResponseWriter, r *http.Request, kind route, path 
 		return refused
 	case err != nil:
 		return err
-	case r.Method != http.MethodGet && (kind == instance || r.Method != http.MethodPost):
+	case !methodServed(r.Method, kind):
 		return notAllowed(r.Method)
 	}
 	record.Reason = v1.ReasonForwarded
