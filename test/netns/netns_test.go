@@ -51,15 +51,18 @@ func TestNewNamespaceReachesNothing(t *testing.T) {
 			t.Errorf("dialing %s: got %v, want %v", address, err, want)
 		}
 	}
-	inode := func() (inode uint64) {
+	inode := func(path string) uint64 {
 		var stat unix.Stat_t
-		must(t, unix.Stat("/proc/thread-self/ns/net", &stat))
+		must(t, unix.Stat(path, &stat))
 		return stat.Ino
 	}
 	var inside uint64
-	must(t, n.Do(func() error { inside = inode(); return nil }))
-	if inside == inode() {
+	must(t, n.Do(func() error { inside = inode("/proc/thread-self/ns/net"); return nil }))
+	if outside := inode("/proc/thread-self/ns/net"); inside == outside {
 		t.Error("Do ran in the namespace of the test")
+	}
+	if got := inode(n.Path()); got != inside {
+		t.Errorf("%s is namespace %d, want %d", n.Path(), got, inside)
 	}
 }
 
@@ -81,6 +84,8 @@ func TestTrafficAndCount(t *testing.T) {
 	const sent = 500 // more than the counter's socket can queue
 	for range sent {
 		_, err := sender.Write([]byte("x"))
+		must(t, err)
+		_, _, err = receiver.ReadFrom(make([]byte, 1))
 		must(t, err)
 	}
 	for name, test := range map[string]struct {
@@ -150,10 +155,16 @@ func TestDeleteAddr(t *testing.T) {
 	must(t, a.SetRoute(netip.MustParsePrefix("127.0.0.1/32"), netip.MustParseAddr("10.0.0.2")))
 	arrived, err := b.CountArrivals("eth0", loopback.Addr())
 	must(t, err)
-	c, err := a.DialContext(t.Context(), "udp4", "127.0.0.1:9")
+	must(t, b.SetSysctl("net.ipv4.conf.eth0.route_localnet", "1"))
+	receiver, err := b.ListenPacket(t.Context(), "udp4", "127.0.0.1:9")
 	must(t, err)
-	defer c.Close()
-	_, err = c.Write([]byte("x"))
+	defer receiver.Close()
+	sender, err := a.DialContext(t.Context(), "udp4", "127.0.0.1:9")
+	must(t, err)
+	defer sender.Close()
+	_, err = sender.Write([]byte("x"))
+	must(t, err)
+	_, _, err = receiver.ReadFrom(make([]byte, 1))
 	must(t, err)
 	if n, err := arrived.Count(); err != nil || n != 1 {
 		t.Errorf("%d packets for loopback left the namespace, %v, want 1", n, err)

@@ -117,6 +117,7 @@ func TestNoPacketFromOutsideIsFromLoopback(t *testing.T) {
 	arrived := must2(w.node.CountArrivals("vethpod", netip.MustParseAddr(nodeIP)))(w)
 	receiver := must2(w.node.ListenPacket(t.Context(), "udp4", nodeIP+":9"))(w)
 	defer receiver.Close()
+	w.refused(w.pod, metadata) // so the pod knows its neighbour
 	for _, from := range []string{"127.0.0.9", podIP} {
 		w.must(w.pod.Do(func() error {
 			dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}

@@ -23,7 +23,7 @@ type NFTables struct {
 	// ours since ours was registered.
 	contested atomic.Bool
 
-	mu      sync.Mutex // held while something is changed
+	mu      sync.Mutex // held while anything is read or changed, and protects the following
 	ensured bool       // this process has found or put the rules in place once
 }
 
@@ -148,6 +148,8 @@ func (n *NFTables) replace(exists bool) error {
 // Verify implements [Datapath]. What is found wrong with the rules is a
 // [*Damage], with links a [*LinkError].
 func (n *NFTables) Verify(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -48,23 +48,23 @@ func TestDescribe(t *testing.T) {
 		message netlink.Message
 		want    subject
 	}{
-		"our table goes":                {announce(t, unix.NFT_MSG_DELTABLE, ip, tableName), ours},
-		"our rule goes":                 {announce(t, unix.NFT_MSG_DELRULE, ip, tableName), ours},
-		"our chain comes":               {announce(t, unix.NFT_MSG_NEWCHAIN, ip, tableName, hookAttr(t, 0, -110)), ours},
-		"a set in our table":            {announce(t, unix.NFT_MSG_NEWSET, ip, tableName), ours},
-		"another table":                 {announce(t, unix.NFT_MSG_DELTABLE, ip, "other"), nothing},
-		"our name in another family":    {announce(t, unix.NFT_MSG_DELTABLE, ip6, tableName), nothing},
-		"a chain at our priority":       {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other", hookAttr(t, 0, -110)), rival},
-		"one for both families":         {announce(t, unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_INET, "other", hookAttr(t, 0, -110)), rival},
-		"one that goes":                 {announce(t, unix.NFT_MSG_DELCHAIN, ip, "other", hookAttr(t, 0, -110)), nothing},
-		"a chain at another priority":   {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other", hookAttr(t, 0, -100)), nothing},
-		"a chain at another hook":       {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other", hookAttr(t, 3, -110)), nothing},
-		"a chain without a hook":        {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other"), nothing},
-		"the end of a transaction":      {announce(t, unix.NFT_MSG_NEWGEN, ip, ""), nothing},
-		"announcements that were lost":  {netlink.Message{}, anything},
-		"one that is cut off":           {netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES << 8}, Data: []byte{ip}}, anything},
-		"one with a bad attribute":      {netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES << 8}, Data: []byte{ip, 0, 0, 0, 99, 0, 1, 0}}, anything},
-		"something of another subsytem": {netlink.Message{Header: netlink.Header{Type: 1 << 8}}, anything},
+		"our table goes":                 {announce(t, unix.NFT_MSG_DELTABLE, ip, tableName), ours},
+		"our rule goes":                  {announce(t, unix.NFT_MSG_DELRULE, ip, tableName), ours},
+		"our chain comes":                {announce(t, unix.NFT_MSG_NEWCHAIN, ip, tableName, hookAttr(t, 0, -110)), ours},
+		"a set in our table":             {announce(t, unix.NFT_MSG_NEWSET, ip, tableName), ours},
+		"another table":                  {announce(t, unix.NFT_MSG_DELTABLE, ip, "other"), nothing},
+		"our name in another family":     {announce(t, unix.NFT_MSG_DELTABLE, ip6, tableName), nothing},
+		"a chain at our priority":        {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other", hookAttr(t, 0, -110)), rival},
+		"one for both families":          {announce(t, unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_INET, "other", hookAttr(t, 0, -110)), rival},
+		"one that goes":                  {announce(t, unix.NFT_MSG_DELCHAIN, ip, "other", hookAttr(t, 0, -110)), nothing},
+		"a chain at another priority":    {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other", hookAttr(t, 0, -100)), nothing},
+		"a chain at another hook":        {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other", hookAttr(t, 3, -110)), nothing},
+		"a chain without a hook":         {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other"), nothing},
+		"the end of a transaction":       {announce(t, unix.NFT_MSG_NEWGEN, ip, ""), nothing},
+		"announcements that were lost":   {netlink.Message{}, anything},
+		"one that is cut off":            {netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES << 8}, Data: []byte{ip}}, anything},
+		"one with a bad attribute":       {netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES << 8}, Data: []byte{ip, 0, 0, 0, 99, 0, 1, 0}}, anything},
+		"something of another subsystem": {netlink.Message{Header: netlink.Header{Type: 1 << 8}}, anything},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := describe(test.message); got != test.want {
@@ -87,13 +87,13 @@ func TestRival(t *testing.T) {
 		chain *nftables.Chain
 		rival bool
 	}{
-		"ours":                   {chainOf(ip, tableName, -110), false},
-		"our name, both familes": {chainOf(inet, tableName, -110), true},
-		"at our priority":        {chainOf(ip, "other", -110), true},
-		"behind":                 {chainOf(ip, "other", -100), false},
-		"no NAT":                 {with(chainOf(ip, "other", -110), func(c *nftables.Chain) { c.Type = nftables.ChainTypeFilter }), false},
-		"at another hook":        {with(chainOf(ip, "other", -110), func(c *nftables.Chain) { c.Hooknum = nftables.ChainHookOutput }), false},
-		"no base chain":          {&nftables.Chain{Name: "c", Table: &nftables.Table{Name: "other"}}, false},
+		"ours":                    {chainOf(ip, tableName, -110), false},
+		"our name, both families": {chainOf(inet, tableName, -110), true},
+		"at our priority":         {chainOf(ip, "other", -110), true},
+		"behind":                  {chainOf(ip, "other", -100), false},
+		"no NAT":                  {with(chainOf(ip, "other", -110), func(c *nftables.Chain) { c.Type = nftables.ChainTypeFilter }), false},
+		"at another hook":         {with(chainOf(ip, "other", -110), func(c *nftables.Chain) { c.Hooknum = nftables.ChainHookOutput }), false},
+		"no base chain":           {&nftables.Chain{Name: "c", Table: &nftables.Table{Name: "other"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := rival([]*nftables.Chain{test.chain}); (got != "") != test.rival {
