@@ -13,6 +13,7 @@
 package azuresim
 
 import (
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -47,6 +48,7 @@ type Config struct {
 	Clock         func() time.Time // nil: the real one
 	JournalLimit  int              // entries kept; 0: [journal.DefaultLimit]
 	Authority     *pki.Authority   // of the HTTPS certificates; nil: a new one
+	SigningKey    *rsa.PrivateKey  // of the tokens; nil: a new one, which takes a part of a second
 	Log           *slog.Logger     // nil: none; requests at debug, unexpected ones at warn
 }
 
@@ -71,7 +73,7 @@ func New(c Config) (*Simulator, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := token.NewIssuer(token.Options{Now: c.Clock, Lifetime: c.TokenLifetime})
+	tokens, err := token.NewIssuer(token.Options{Now: c.Clock, Lifetime: c.TokenLifetime, Key: c.SigningKey})
 	if err != nil {
 		return nil, err
 	}

@@ -186,7 +186,7 @@ func TestTokenLifetimes(t *testing.T) {
 
 func managedIdentity(t *testing.T, a *azure, id azidentity.ManagedIDKind) azcore.TokenCredential {
 	t.Helper()
-	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: a.clientOptions(t), ID: id})
+	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ClientOptions: a.clientOptions(), ID: id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func managedIdentityToken(t *testing.T, a *azure, id azidentity.ManagedIDKind, s
 func clientSecret(t *testing.T, a *azure, tenant, client string, secret model.Secret) azcore.TokenCredential {
 	t.Helper()
 	credential, err := azidentity.NewClientSecretCredential(tenant, client, string(secret),
-		&azidentity.ClientSecretCredentialOptions{ClientOptions: a.clientOptions(t)})
+		&azidentity.ClientSecretCredentialOptions{ClientOptions: a.clientOptions()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func get(t *testing.T, a *azure, url string, into any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := a.client(t).Do(req)
+	resp, err := a.Client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,9 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/pki"
 )
 
-// shutdownGrace is how long open requests may go on when the simulator ends.
-const shutdownGrace = 3 * time.Second
+// shutdownGrace is how long open requests may go on when the simulator ends: its
+// answers take milliseconds, and idle HTTP/2 connections would be waited for.
+const shutdownGrace = 200 * time.Millisecond
 
 // Listeners are where a simulator serves. A nil one is not served.
 type Listeners struct {
@@ -84,18 +85,20 @@ func shutdown(ctx context.Context, h *http.Server) error {
 }
 
 // Run makes a simulator from o, listens where o says and serves until ctx is
-// done.
+// done. The listeners come first: a start that finds its ports taken leaves the
+// CA files of the one that has them alone.
 func Run(ctx context.Context, o Options) error {
 	log := slog.New(slog.NewTextHandler(o.Stderr, &slog.HandlerOptions{Level: o.LogLevel}))
+	listeners, err := o.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
 	config, err := o.config(log)
 	if err != nil {
 		return err
 	}
 	sim, err := New(config)
-	if err != nil {
-		return err
-	}
-	listeners, err := o.listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -144,7 +147,7 @@ func (o Options) listen(ctx context.Context) (Listeners, error) {
 func (l Listeners) close() {
 	for _, listener := range []net.Listener{l.HTTPS, l.IMDS, l.Control} {
 		if listener != nil {
-			_ = listener.Close() // never served: nothing can be lost
+			_ = listener.Close() // already closed if it was served, and else nothing can be lost
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package arm
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -65,7 +64,7 @@ func addChange(p *state.IdentityPatch, call *wire.Call, spelling string, remove 
 	id, err := armid.ParseUserAssigned(spelling)
 	if err != nil {
 		return wire.Refuse(http.StatusBadRequest, "InvalidIdentityValues",
-			"Invalid value for the identities '%s'. The 'UserAssignedIdentities' property keys should only be empty json objects, null or the resource exisiting property.", spelling)
+			"Invalid value for the identities '%s'. The 'UserAssignedIdentities' property keys should only be empty json objects, null or the resource existing property.", spelling)
 	}
 	_, added := p.Add[id]
 	_, removed := p.Remove[id]
@@ -187,11 +186,4 @@ func (s *Server) retryAfter() string {
 	}
 	seconds := int((s.Latency + time.Second - 1) / time.Second)
 	return strconv.Itoa(min(seconds, 10))
-}
-
-// errorAs is [errors.As] as an expression.
-func errorAs[E error](err error) (E, bool) {
-	var typed E
-	ok := errors.As(err, &typed)
-	return typed, ok
 }

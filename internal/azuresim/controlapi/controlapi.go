@@ -108,10 +108,10 @@ func (s *Server) write(w http.ResponseWriter, status int, answer any) {
 }
 
 func statusOf(err error) int {
-	var refused *refusal
-	switch {
-	case errors.As(err, &refused):
+	if refused, ok := errors.AsType[*refusal](err); ok {
 		return refused.status
+	}
+	switch {
 	case errors.Is(err, state.ErrNotFound):
 		return http.StatusNotFound
 	case errors.Is(err, state.ErrBusy):

@@ -73,20 +73,32 @@ type Request struct {
 
 // Validate says what is wrong with a fault.
 func (f Fault) Validate() error {
-	r := f.Response
-	status := r.Status != 0
-	switch {
-	case f.Times < 0:
+	if f.Times < 0 {
 		return errors.New("times must not be negative")
-	case status && (r.Status < 400 || r.Status > 599):
-		return fmt.Errorf("status %d is not an error: use 400 to 599", r.Status)
-	case r.Delay < 0:
-		return errors.New("delay must not be negative")
-	case r.Drop && status, r.Drop && r.FailOperation, status && r.FailOperation:
-		return errors.New("choose one of drop, status and failOperation")
-	case r.FailOperation && f.Match.Surface != "arm":
+	}
+	if f.Response.FailOperation && f.Match.Surface != "arm" {
 		return errors.New("failOperation needs match.surface: arm")
-	case !r.Drop && !status && !r.FailOperation && r.Delay == 0:
+	}
+	return f.Response.validate()
+}
+
+func (r Response) validate() error {
+	if r.Delay < 0 {
+		return errors.New("delay must not be negative")
+	}
+	if r.Status != 0 && (r.Status < 400 || r.Status > 599) {
+		return fmt.Errorf("status %d is not an error: use 400 to 599", r.Status)
+	}
+	effects := 0
+	for _, set := range []bool{r.Drop, r.Status != 0, r.FailOperation} {
+		if set {
+			effects++
+		}
+	}
+	if effects > 1 {
+		return errors.New("choose one of drop, status and failOperation")
+	}
+	if effects == 0 && r.Delay == 0 {
 		return errors.New("response does nothing: set delay, drop, status or failOperation")
 	}
 	return nil

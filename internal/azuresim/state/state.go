@@ -39,7 +39,7 @@ type State struct {
 }
 
 // tables hold everything that a document describes, and the operations.
-// GUIDs, node and vault names are keys in lower case.
+// GUIDs and vault names are keys in lower case.
 type tables struct {
 	tenant       string
 	identities   map[armid.ID]*Identity

@@ -35,6 +35,7 @@ const clockSkew = 5 * time.Minute
 type Options struct {
 	Now      func() time.Time // nil: the real clock
 	Lifetime time.Duration    // of every token; 0: the defaults above
+	Key      *rsa.PrivateKey  // nil: a new one of 2048 bits
 }
 
 // Issuer holds the tenant's signing key. It is safe for concurrent use.
@@ -111,17 +112,20 @@ func (c Claims) GetNotBefore() (*jwt.NumericDate, error) { return c.NotBefore, n
 // GetExpirationTime returns exp.
 func (c Claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.ExpiresAt, nil }
 
-// NewIssuer makes a signing key.
+// NewIssuer makes an issuer, with a new signing key unless o has one.
 func NewIssuer(o Options) (*Issuer, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, fmt.Errorf("making the signing key: %w", err)
+	if o.Key == nil {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			return nil, fmt.Errorf("making the signing key: %w", err)
+		}
+		o.Key = key
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	sum := sha256.Sum256(key.N.Bytes())
-	return &Issuer{key: key, keyID: encode(sum[:20]), now: o.Now, lifetime: o.Lifetime}, nil
+	sum := sha256.Sum256(o.Key.N.Bytes())
+	return &Issuer{key: o.Key, keyID: encode(sum[:20]), now: o.Now, lifetime: o.Lifetime}, nil
 }
 
 // IssuerURL is the iss claim of the tenant's tokens.
