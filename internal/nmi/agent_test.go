@@ -34,6 +34,7 @@ func TestAgent(t *testing.T) {
 		"warnings become events once":                       testEvents,
 		"probes and metrics tell the truth":                 testProbes,
 		"object IDs choose by the token itself":             testObjectID,
+		"the rights that are documented are enough":         testRights,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c.in(t)) })
 	}
