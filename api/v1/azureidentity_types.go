@@ -6,8 +6,6 @@ import (
 
 // IdentityType says what kind of principal an AzureIdentity names. An absent
 // type is [UserAssignedManagedIdentity].
-//
-// +kubebuilder:validation:Enum=0;1;2
 type IdentityType int
 
 // The types of identities, by the numbers that manifests use.
@@ -26,13 +24,27 @@ const (
 // print; read the spec through [AzureIdentitySpec.Normalized], which folds them
 // into their twins.
 //
+// The rules stand here and not at their fields, so that an edit of the spec of
+// an object that an older API let in must mend all of it, while edits of its
+// metadata and status pass (KEP-4008, CRD validation ratcheting).
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.resourceID) || !self.resourceID.matches('[<{]|/[.][.][.]')",fieldPath=".resourceID",message="resourceID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.ResourceID) || !self.ResourceID.matches('[<{]|/[.][.][.]')",fieldPath=".ResourceID",message="ResourceID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.clientID) || !self.clientID.matches('[<{]|/[.][.][.]')",fieldPath=".clientID",message="clientID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.ClientID) || !self.ClientID.matches('[<{]|/[.][.][.]')",fieldPath=".ClientID",message="ClientID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.tenantID) || !self.tenantID.matches('[<{]|/[.][.][.]')",fieldPath=".tenantID",message="tenantID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.TenantID) || !self.TenantID.matches('[<{]|/[.][.][.]')",fieldPath=".TenantID",message="TenantID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.resourceID) || size(self.resourceID) == 0 || self.resourceID.matches('(?i)^/subscriptions/[-a-z0-9._()]+/resourcegroups/[-a-z0-9._()]+/providers/microsoft[.]managedidentity/userassignedidentities/[-a-z0-9._()]+/?$')",fieldPath=".resourceID",message="resourceID must read /subscriptions/<subscription>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>"
+// +kubebuilder:validation:XValidation:rule="!has(self.ResourceID) || size(self.ResourceID) == 0 || self.ResourceID.matches('(?i)^/subscriptions/[-a-z0-9._()]+/resourcegroups/[-a-z0-9._()]+/providers/microsoft[.]managedidentity/userassignedidentities/[-a-z0-9._()]+/?$')",fieldPath=".ResourceID",message="ResourceID must read /subscriptions/<subscription>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>"
+// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type in [0, 1, 2]",fieldPath=".type",message="type must be 0 (user-assigned managed identity), 1 (service principal, secret) or 2 (service principal, certificate)"
+// +kubebuilder:validation:XValidation:rule="!has(self.auxiliaryTenantIDs) || size(self.auxiliaryTenantIDs) <= 3",fieldPath=".auxiliaryTenantIDs",message="auxiliaryTenantIDs holds at most 3 tenants"
 // +kubebuilder:validation:XValidation:rule="!(has(self.ResourceID) && has(self.resourceID)) || self.ResourceID == self.resourceID",message="resourceID and ResourceID are both set and differ: keep resourceID only"
 // +kubebuilder:validation:XValidation:rule="!(has(self.ClientID) && has(self.clientID)) || self.ClientID == self.clientID",message="clientID and ClientID are both set and differ: keep clientID only"
 // +kubebuilder:validation:XValidation:rule="!(has(self.TenantID) && has(self.tenantID)) || self.TenantID == self.tenantID",message="tenantID and TenantID are both set and differ: keep tenantID only"
 // +kubebuilder:validation:XValidation:rule="!(has(self.ClientPassword) && has(self.clientPassword))",message="clientPassword and ClientPassword are both set: keep clientPassword only"
-// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type != 0) || has(self.federation) || (has(self.resourceID) && self.resourceID != ”) || (has(self.ResourceID) && self.ResourceID != ”)",message="resourceID is required for type 0 (user-assigned managed identity): give the output of az identity show --query id"
-// +kubebuilder:validation:XValidation:rule="(has(self.clientID) && self.clientID != ”) || (has(self.ClientID) && self.ClientID != ”)",message="clientID is required: without it a request would be answered with the node's default identity"
-// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type == 0 || (has(self.tenantID) && self.tenantID != ”) || (has(self.TenantID) && self.TenantID != ”)",message="tenantID is required for types 1 and 2 (service principals)"
+// +kubebuilder:validation:XValidation:rule="(has(self.type) && self.type != 0) || has(self.federation) || (has(self.resourceID) && size(self.resourceID) > 0) || (has(self.ResourceID) && size(self.ResourceID) > 0)",message="resourceID is required for type 0 (user-assigned managed identity): give the output of az identity show --query id"
+// +kubebuilder:validation:XValidation:rule="(has(self.clientID) && size(self.clientID) > 0) || (has(self.ClientID) && size(self.ClientID) > 0)",message="clientID is required: without it a request would be answered with the node's default identity"
+// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type == 0 || (has(self.tenantID) && size(self.tenantID) > 0) || (has(self.TenantID) && size(self.TenantID) > 0)",message="tenantID is required for types 1 and 2 (service principals)"
 // +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type == 0 || has(self.clientPassword) || has(self.ClientPassword)",message="clientPassword is required for types 1 and 2 (service principals): name the Secret that holds the credential"
 // +kubebuilder:validation:XValidation:rule="!has(self.federation) || !has(self.type) || self.type == 0",message="federation goes with type 0 only: a federated identity has no secret or certificate"
 type AzureIdentitySpec struct {
@@ -49,14 +61,11 @@ type AzureIdentitySpec struct {
 	// case: /subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="resourceID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
-	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('(?i)^/subscriptions/[-a-z0-9._()]+/resourcegroups/[-a-z0-9._()]+/providers/microsoft[.]managedidentity/userassignedidentities/[-a-z0-9._()]+/?$')",message="resourceID must read /subscriptions/<subscription>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>"
 	ResourceID string `json:"resourceID,omitempty"`
 
 	// clientID is the client (application) ID of the identity, a GUID.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="clientID still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	ClientID string `json:"clientID,omitempty"`
 
 	// clientPassword names the Secret with the credential of a service
@@ -68,14 +77,13 @@ type AzureIdentitySpec struct {
 	// tenantID is the Entra tenant of the service principal.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="tenantID still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	TenantID string `json:"tenantID,omitempty"`
 
 	// auxiliaryTenantIDs are up to three further tenants that a service
 	// principal with a secret gets a token of.
 	// +optional
 	// +nullable
-	// +kubebuilder:validation:MaxItems=3
+	// +kubebuilder:validation:MaxItems=100
 	AuxiliaryTenantIDs []string `json:"auxiliaryTenantIDs,omitempty"`
 
 	// adResourceID is kept for old manifests and has no effect.
@@ -100,14 +108,11 @@ type AzureIdentitySpec struct {
 	// ResourceID is the old spelling of resourceID.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="ResourceID still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
-	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('(?i)^/subscriptions/[-a-z0-9._()]+/resourcegroups/[-a-z0-9._()]+/providers/microsoft[.]managedidentity/userassignedidentities/[-a-z0-9._()]+/?$')",message="ResourceID must read /subscriptions/<subscription>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>"
 	LegacyResourceID string `json:"ResourceID,omitempty"`
 
 	// ClientID is the old spelling of clientID.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="ClientID still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	LegacyClientID string `json:"ClientID,omitempty"`
 
 	// ClientPassword is the old spelling of clientPassword.
@@ -117,7 +122,6 @@ type AzureIdentitySpec struct {
 	// TenantID is the old spelling of tenantID.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="TenantID still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	LegacyTenantID string `json:"TenantID,omitempty"`
 }
 

@@ -8,10 +8,14 @@ import (
 // [PodLabel] the use of one AzureIdentity. Read it through
 // [AzureIdentityBindingSpec.Normalized].
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.azureIdentity) || !self.azureIdentity.matches('[<{]|/[.][.][.]')",fieldPath=".azureIdentity",message="azureIdentity still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.AzureIdentity) || !self.AzureIdentity.matches('[<{]|/[.][.][.]')",fieldPath=".AzureIdentity",message="AzureIdentity still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.selector) || !self.selector.matches('[<{]|/[.][.][.]')",fieldPath=".selector",message="selector still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
+// +kubebuilder:validation:XValidation:rule="!has(self.Selector) || !self.Selector.matches('[<{]|/[.][.][.]')",fieldPath=".Selector",message="Selector still holds a placeholder of a tutorial (<…>, {…} or ...): put the real value in its place"
 // +kubebuilder:validation:XValidation:rule="!(has(self.AzureIdentity) && has(self.azureIdentity)) || self.AzureIdentity == self.azureIdentity",message="azureIdentity and AzureIdentity are both set and differ: keep azureIdentity only"
 // +kubebuilder:validation:XValidation:rule="!(has(self.Selector) && has(self.selector)) || self.Selector == self.selector",message="selector and Selector are both set and differ: keep selector only"
-// +kubebuilder:validation:XValidation:rule="(has(self.azureIdentity) && self.azureIdentity != ”) || (has(self.AzureIdentity) && self.AzureIdentity != ”)",message="azureIdentity is required: the name of an AzureIdentity in the binding's namespace"
-// +kubebuilder:validation:XValidation:rule="(has(self.selector) && self.selector != ”) || (has(self.Selector) && self.Selector != ”)",message="selector is required: the value of the pods' label aadpodidbinding"
+// +kubebuilder:validation:XValidation:rule="(has(self.azureIdentity) && size(self.azureIdentity) > 0) || (has(self.AzureIdentity) && size(self.AzureIdentity) > 0)",message="azureIdentity is required: the name of an AzureIdentity in the binding's namespace"
+// +kubebuilder:validation:XValidation:rule="(has(self.selector) && size(self.selector) > 0) || (has(self.Selector) && size(self.Selector) > 0)",message="selector is required: the value of the pods' label aadpodidbinding"
 type AzureIdentityBindingSpec struct {
 	// metadata has no meaning; old writers left an empty one.
 	// +optional
@@ -20,14 +24,12 @@ type AzureIdentityBindingSpec struct {
 	// azureIdentity is the name of an AzureIdentity in the binding's own namespace.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="azureIdentity still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	AzureIdentity string `json:"azureIdentity,omitempty"`
 
 	// selector is compared with the value of the pod label aadpodidbinding:
 	// exactly, and with no meaning of its own for any value.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="selector still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	Selector string `json:"selector,omitempty"`
 
 	// weight is kept for old manifests and has no effect.
@@ -37,13 +39,11 @@ type AzureIdentityBindingSpec struct {
 	// AzureIdentity is the old spelling of azureIdentity.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="AzureIdentity still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	LegacyAzureIdentity string `json:"AzureIdentity,omitempty"`
 
 	// Selector is the old spelling of selector.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!self.matches('[<{]|/[.][.][.]')",message="Selector still holds a placeholder of a tutorial (<…> or {…}): put the real value in its place"
 	LegacySelector string `json:"Selector,omitempty"`
 }
 

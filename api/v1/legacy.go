@@ -48,7 +48,8 @@ func (s *AzureIdentitySpec) Normalized() (AzureIdentitySpec, error) {
 // Normalized returns the spec with every old spelling folded into its twin, or a
 // [*ClashError] where the two differ. The receiver is not changed.
 func (s *AzureIdentityBindingSpec) Normalized() (AzureIdentityBindingSpec, error) {
-	out := *s.DeepCopy()
+	out := *s
+	out.Metadata = s.Metadata.DeepCopy()
 	err := foldAll(
 		fold{"azureIdentity", "AzureIdentity", &out.AzureIdentity, &out.LegacyAzureIdentity},
 		fold{"selector", "Selector", &out.Selector, &out.LegacySelector},

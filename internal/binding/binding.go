@@ -22,7 +22,7 @@
 package binding
 
 import (
-	"fmt"
+	"errors"
 	"slices"
 	"strings"
 
@@ -113,8 +113,9 @@ type decider struct {
 // selecting returns the bindings that select the pod, the pod's own namespace
 // first, then by namespace and name.
 func (d *decider) selecting(selector string) []candidate {
-	var out []candidate
-	for _, object := range d.catalog.Bindings(selector) {
+	bindings := d.catalog.Bindings(selector)
+	out := make([]candidate, 0, len(bindings))
+	for _, object := range bindings {
 		if c, selects := read(object, selector); selects {
 			out = append(out, c)
 		}
@@ -144,7 +145,7 @@ func read(object *v1.AzureIdentityBinding, selector string) (candidate, bool) {
 	}
 	spec, err := object.Spec.Normalized()
 	if err == nil && spec.AzureIdentity == "" {
-		err = fmt.Errorf("azureIdentity is empty: name an AzureIdentity of the binding's namespace")
+		err = errors.New("azureIdentity is empty: name an AzureIdentity of the binding's namespace")
 	}
 	c.err = err
 	if err == nil {
@@ -155,22 +156,22 @@ func read(object *v1.AzureIdentityBinding, selector string) (candidate, bool) {
 
 func (d *decider) consider(c candidate) {
 	if c.err != nil {
-		d.refuse(c, v1.ReasonInvalidBinding, fmt.Sprintf("AzureIdentityBinding %s cannot be used: %v", c.key, c.err))
+		d.refuse(c, v1.ReasonInvalidBinding, "AzureIdentityBinding "+c.key.String()+" cannot be used: "+c.err.Error())
 		return
 	}
 	if first, ok := d.granted[c.names.Name]; ok {
 		if first != c.names {
-			d.refuse(c, v1.ReasonNameConflict, fmt.Sprintf("AzureIdentity %s goes before %s of the same name: give them different names", first, c.names))
+			d.refuse(c, v1.ReasonNameConflict, "AzureIdentity "+first.String()+" goes before "+c.names.String()+" of the same name: give them different names")
 		}
 		return
 	}
 	object := d.catalog.Identity(c.names)
 	if object == nil {
-		d.refuse(c, v1.ReasonIdentityNotFound, fmt.Sprintf("AzureIdentityBinding %s names AzureIdentity %s, which does not exist: create it beside the binding", c.key, c.names))
+		d.refuse(c, v1.ReasonIdentityNotFound, "AzureIdentityBinding "+c.key.String()+" names AzureIdentity "+c.names.String()+", which does not exist: create it beside the binding")
 		return
 	}
 	if (d.policy.Namespaced || object.Namespaced()) && object.Namespace != d.pod.Namespace {
-		d.refuse(c, v1.ReasonNamespaceMismatch, fmt.Sprintf("AzureIdentity %s is for pods of namespace %s only, and the pod is in %s", c.names, c.names.Namespace, d.pod.Namespace))
+		d.refuse(c, v1.ReasonNamespaceMismatch, "AzureIdentity "+c.names.String()+" is for pods of namespace "+c.names.Namespace+" only, and the pod is in "+d.pod.Namespace)
 		return
 	}
 	id, err := identity.FromObject(object)

@@ -47,10 +47,24 @@ func Assets() string {
 	return filepath.Join(Root(), ".cache", "kubernetes")
 }
 
+// Cluster is a running API server with its etcd.
+type Cluster struct {
+	// Config has every right.
+	Config *rest.Config
+	// EtcdURL is the client address of etcd, for what the API would refuse.
+	EtcdURL string
+}
+
 // Start starts an API server of the test's own, with all custom resource
 // definitions, and returns a configuration with every right. It ends with the
 // test.
 func Start(t testing.TB) *rest.Config {
+	t.Helper()
+	return StartCluster(t).Config
+}
+
+// StartCluster is [Start] for tests that need etcd too.
+func StartCluster(t testing.TB) Cluster {
 	t.Helper()
 	environment := &envtest.Environment{
 		BinaryAssetsDirectory: Assets(),
@@ -58,14 +72,14 @@ func Start(t testing.TB) *rest.Config {
 		ErrorIfCRDPathMissing: true,
 		Scheme:                Scheme(),
 	}
-	config, err := environment.Start()
-	if err != nil {
-		t.Fatalf("starting the API server from %s: %v (run make assets)", environment.BinaryAssetsDirectory, err)
-	}
 	t.Cleanup(func() {
 		if err := environment.Stop(); err != nil {
 			t.Errorf("stopping the API server: %v", err)
 		}
 	})
-	return config
+	config, err := environment.Start()
+	if err != nil {
+		t.Fatalf("starting the API server from %s: %v (run make assets)", environment.BinaryAssetsDirectory, err)
+	}
+	return Cluster{Config: config, EtcdURL: environment.ControlPlane.Etcd.URL.String()}
 }

@@ -24,10 +24,15 @@ type Counter struct {
 	closed bool
 }
 
-// CountArrivals begins to count the packets for dst, of any protocol, that
-// arrive on a link. Close of the namespace ends the count.
+// CountArrivals begins to count the packets for dst, of any protocol and from
+// anywhere, that arrive on a link. Close of the namespace ends the count.
 func (n *NS) CountArrivals(link string, dst netip.Addr) (*Counter, error) {
-	if !dst.Is4() {
+	return n.CountArrivalsFrom(link, netip.PrefixFrom(netip.IPv4Unspecified(), 0), dst)
+}
+
+// CountArrivalsFrom is [NS.CountArrivals] for packets whose source is in src.
+func (n *NS) CountArrivalsFrom(link string, src netip.Prefix, dst netip.Addr) (*Counter, error) {
+	if !dst.Is4() || !src.Addr().Is4() {
 		return nil, fmt.Errorf("counting packets for %s: only IPv4 addresses can be counted", dst)
 	}
 	index, err := n.Index(link)
@@ -36,7 +41,7 @@ func (n *NS) CountArrivals(link string, dst netip.Addr) (*Counter, error) {
 	}
 	c := &Counter{fd: -1}
 	err = n.Do(func() (err error) {
-		c.fd, err = openPacketSocket(index, dst)
+		c.fd, err = openPacketSocket(index, src, dst)
 		return err
 	})
 	if err != nil {
@@ -47,12 +52,12 @@ func (n *NS) CountArrivals(link string, dst netip.Addr) (*Counter, error) {
 
 // openPacketSocket sets the filter before it binds, so that nothing that came
 // in between is counted.
-func openPacketSocket(index int, dst netip.Addr) (int, error) {
+func openPacketSocket(index int, src netip.Prefix, dst netip.Addr) (int, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	err = setFilter(fd, dst)
+	err = setFilter(fd, src, dst)
 	if err == nil {
 		err = os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: index}))
 	}
@@ -63,12 +68,17 @@ func openPacketSocket(index int, dst netip.Addr) (int, error) {
 	return fd, nil
 }
 
-// setFilter takes the packets that come in and are for dst, one byte of each.
-func setFilter(fd int, dst netip.Addr) error {
-	addr := dst.As4()
+// setFilter takes the packets that come in from src and are for dst, one byte of
+// each.
+func setFilter(fd int, src netip.Prefix, dst netip.Addr) error {
+	addr, from := dst.As4(), src.Masked().Addr().As4()
+	mask := uint32(uint64(0xffffffff) << (32 - src.Bits()))
 	program, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtType},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: 12, Size: 4}, // the source in the IPv4 header
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(from[:]), SkipTrue: 3},
 		bpf.LoadAbsolute{Off: 16, Size: 4}, // the destination in the IPv4 header
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(addr[:]), SkipTrue: 1},
 		bpf.RetConstant{Val: 1},
@@ -81,7 +91,7 @@ func setFilter(fd int, dst netip.Addr) error {
 	for i, in := range program {
 		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
-	fprog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]} //nolint:gosec // six instructions
+	fprog := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]} //nolint:gosec // nine instructions
 	return os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, fprog))
 }
 

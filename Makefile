@@ -1,0 +1,98 @@
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+export GOFLAGS ?= -buildvcs=false
+BIN := $(CURDIR)/bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-dev)
+LDFLAGS := -s -w -X github.com/aad-pod-identity/aad-pod-identity/internal/obs.version=$(VERSION)
+PROGRAMS := mic nmi demo azuresim
+# Programs that start from the build's own flags are built by one command, so that packages are compiled once.
+BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+COUNT ?= 1
+
+##@ Everyday
+
+.PHONY: help
+help: ## Show this text.
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: root debian build assets ## Show the main job end to end: a program in a pod reads a Key Vault secret without a credential.
+	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/demo
+
+.PHONY: test
+test: root debian vet lint generated test-all ## Run every check and test: vet, lint, unit, API server, network namespaces, end to end.
+
+.PHONY: build
+build: ## Build the programs into bin/.
+	@echo "building $(PROGRAMS)"
+	@$(BUILD) -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
+
+##@ Checks
+
+.PHONY: vet
+vet: ## Run go vet.
+	@echo "go vet"
+	@go vet ./...
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Run golangci-lint.
+	@echo "golangci-lint"
+	@$(BIN)/golangci-lint run ./...
+
+.PHONY: test-all
+test-all: build assets ## Run all Go tests, with the race detector.
+	@echo "go test -race ./..."
+	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go test -race -count=$(COUNT) -timeout 12m ./...
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need neither root nor an API server.
+	@go test -race ./internal/azure/... ./internal/identity/... ./internal/binding/...
+
+.PHONY: bench
+bench: ## Run the benchmarks.
+	@go test -run '^$$' -bench . -benchmem ./internal/binding ./internal/nmi/...
+
+FUZZTIME ?= 10s
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (default 10s).
+	@hack/fuzz.sh $(FUZZTIME)
+
+##@ Generated files
+
+.PHONY: generate
+generate: $(BIN)/controller-gen ## Write deep copies and custom resource definitions from api/.
+	@$(BIN)/controller-gen object paths=./api/... crd paths=./api/... output:crd:dir=charts/aad-pod-identity/crds
+
+.PHONY: generated
+generated: $(BIN)/controller-gen ## Fail if a generated file is out of date.
+	@echo "generated files"
+	@hack/generated.sh
+
+##@ Tools
+
+.PHONY: assets
+assets: ## Build kube-apiserver and etcd, unless KUBEBUILDER_ASSETS or the PATH has them.
+	@hack/kubernetes.sh > /dev/null
+
+$(BIN)/controller-gen: tools/go.mod tools/go.sum
+	@echo "building controller-gen"
+	@cd tools && go build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+
+$(BIN)/golangci-lint: tools/go.mod tools/go.sum
+	@echo "building golangci-lint: about 3 minutes on 2 cold cores"
+	@cd tools && CGO_ENABLED=0 go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: debian
+debian: ## Install the Debian packages that tests and the demo call, where they are missing.
+	@hack/debian.sh curl gcc mount
+
+.PHONY: root
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "make $(firstword $(MAKECMDGOALS)) makes network namespaces and so must run as root: try sudo -E make $(firstword $(MAKECMDGOALS))" >&2; exit 1; }
+
+.PHONY: clean
+clean: ## Remove what was built.
+	@rm -rf $(BIN) .cache

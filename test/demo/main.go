@@ -1,0 +1,26 @@
+// Command demo shows the main job end to end on this machine: a program that
+// only knows the Azure SDK reads a Key Vault secret with its pod's identity.
+//
+// It must not be the place of any logic: what it shows is the world's and the
+// products' doing.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := show(ctx, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "\ndemo failed:", err)
+		return 1
+	}
+	return 0
+}

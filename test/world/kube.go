@@ -1,0 +1,100 @@
+package world
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+// SystemNamespace is where MIC and NMI are installed.
+const SystemNamespace = "aad-pod-identity"
+
+//go:embed manifests/rbac.yaml
+var rbacManifest string
+
+// Apply creates every object of a manifest, with strict validation, so that a
+// misspelled field is an error. Objects that exist already are left alone.
+func (w *World) Apply(ctx context.Context, manifest string) error {
+	strict := client.WithFieldValidation(w.Kube, metav1.FieldValidationStrict)
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(manifest), 4096)
+	for {
+		object := &unstructured.Unstructured{}
+		err := decoder.Decode(&object.Object)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading a manifest: %w", err)
+		}
+		if len(object.Object) == 0 {
+			continue
+		}
+		if err := strict.Create(ctx, object); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("creating %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+	}
+}
+
+// awaitEstablished waits until the API server serves every kind of the group.
+func (w *World) awaitEstablished(ctx context.Context, kinds int) error {
+	lists := []client.ObjectList{
+		&v1.AzureIdentityList{}, &v1.AzureIdentityBindingList{}, &v1.AzureAssignedIdentityList{},
+		&v1.AzurePodIdentityExceptionList{}, &v1.AzureIdentityAttachmentList{},
+	}
+	if len(lists) != kinds {
+		return fmt.Errorf("the chart ships %d custom resource definitions; %d are known here", kinds, len(lists))
+	}
+	// The first list of each kind takes the API server a second; they run at once.
+	var group errgroup.Group
+	for _, list := range lists {
+		group.Go(func() error {
+			return await(ctx, fmt.Sprintf("%T", list), func() error { return w.Kube.List(ctx, list) })
+		})
+	}
+	return group.Wait()
+}
+
+// kubeconfig writes a kubeconfig with a token of a service account, once: a
+// program that is started again finds it while the API server is away, as a pod
+// finds its projected token.
+func (w *World) kubeconfig(ctx context.Context, serviceAccount, file string) (string, error) {
+	path := w.path(file + ".kubeconfig")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: SystemNamespace, Name: serviceAccount}}
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{w.apiURL()}}}
+	if err := w.Kube.SubResource("token").Create(ctx, account, request); err != nil {
+		return "", fmt.Errorf("requesting a token for service account %s: %w", serviceAccount, err)
+	}
+	ca, err := os.ReadFile(w.pki.path("ca.crt"))
+	if err != nil {
+		return "", fmt.Errorf("reading the API server's CA: %w", err)
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["world"] = &clientcmdapi.Cluster{Server: w.apiURL(), CertificateAuthorityData: ca}
+	config.AuthInfos["user"] = &clientcmdapi.AuthInfo{Token: request.Status.Token}
+	config.Contexts["world"] = &clientcmdapi.Context{Cluster: "world", AuthInfo: "user"}
+	config.CurrentContext = "world"
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
+		return "", fmt.Errorf("writing the kubeconfig of %s: %w", serviceAccount, err)
+	}
+	return path, nil
+}
