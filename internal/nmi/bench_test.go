@@ -14,12 +14,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
@@ -41,7 +42,7 @@ func (f fixed) Assigned(identity.Key) []*v1.AzureAssignedIdentity { return nil }
 func (f fixed) Exceptions(string) []*v1.AzurePodIdentityException { return nil }
 func (f fixed) Changed() <-chan struct{}                          { return nil }
 func (f fixed) Unsynced() []string                                { return nil }
-func (f fixed) Warn(caller.Pod, v1.Reason, string)                {}
+func (f fixed) Warn(identity.Key, types.UID, v1.Reason, string)   {}
 func (f fixed) Token(context.Context, tokensource.Request) (imds.Token, error) {
 	return imds.NewToken(strings.Repeat("t", 1800), imds.Token{
 		ClientID: clientID(1), Resource: resource, Type: "Bearer", ExpiresOn: time.Now().Add(24 * time.Hour), NotBefore: time.Now(),
@@ -71,7 +72,7 @@ func warm(b *testing.B) http.Handler {
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
-			tokens: tokensource.NewCache(objects, tokensource.CacheOptions{Observe: counted.Cached}),
+			tokens: tokensource.NewCache(objects, tokensource.CacheOptions{Observe: func(r tokensource.Result) { counted.Cached(string(r)) }}),
 		},
 		Done: func(ctx context.Context, record *audit.Record) {
 			counted.Decided(record)

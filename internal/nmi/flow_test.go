@@ -17,13 +17,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 const flowPod = "10.0.0.1"
@@ -109,7 +109,7 @@ func (s *scene) Unsynced() []string {
 	return slices.Clone(s.unsynced)
 }
 
-func (s *scene) Warn(_ caller.Pod, reason v1.Reason, _ string) {
+func (s *scene) Warn(_ identity.Key, _ types.UID, reason v1.Reason, _ string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.warned = append(s.warned, reason)

@@ -4,7 +4,8 @@
 // It wires the stages below it and holds the flow of one request through them.
 // Rules belong to the stages: whose request it is (caller), which identity
 // answers it (resolve), where the token comes from (tokensource), how it looks
-// (server), and how it gets here (redirect).
+// (server), and how it gets here (redirect). The package must not grow a rule of
+// its own.
 package nmi
 
 import (
@@ -20,9 +21,9 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
@@ -264,7 +265,9 @@ func (r *runner) handler(w warnings) *server.Server {
 			node: r.config.node, managed: r.config.managed,
 			policy:  binding.Policy{Namespaced: r.options.Namespaced},
 			callers: r.callers, objects: r.store,
-			tokens:   tokensource.NewCache(source, tokensource.CacheOptions{Timeout: upstreamTime, Observe: r.metrics.Cached}),
+			tokens: tokensource.NewCache(source, tokensource.CacheOptions{
+				Timeout: upstreamTime, Observe: func(result tokensource.Result) { r.metrics.Cached(string(result)) },
+			}),
 			warnings: w, wait: r.config.wait,
 		},
 		Upstream: r.config.upstream, Transport: transport,

@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 )
 
 const (
@@ -55,11 +55,11 @@ func NewEvents(ctx context.Context, config *rest.Config, node string) (*Events, 
 }
 
 // Warn writes a warning Event on the pod, unless it did so a while ago.
-func (e *Events) Warn(pod caller.Pod, reason v1.Reason, message string) {
-	if !e.due(warning{pod.UID, reason, message}) {
+func (e *Events) Warn(pod identity.Key, uid types.UID, reason v1.Reason, message string) {
+	if !e.due(warning{uid, reason, message}) {
 		return
 	}
-	reference := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
+	reference := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: uid}
 	e.recorder.Event(reference, corev1.EventTypeWarning, string(reason), message)
 }
 

@@ -15,9 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 )
 
 // maxResources bounds the values of the label resource, which callers choose.
@@ -121,9 +120,9 @@ func (m *Metrics) Asked(code string, took time.Duration) {
 	m.imdsDuration.WithLabelValues(managedIdentityOperation).Observe(took.Seconds())
 }
 
-// Cached counts one answer of the token cache.
-func (m *Metrics) Cached(result tokensource.Result) {
-	m.cache.WithLabelValues(string(result)).Inc()
+// Cached counts one answer of the token cache, by its result.
+func (m *Metrics) Cached(result string) {
+	m.cache.WithLabelValues(result).Inc()
 }
 
 // Repaired counts one repair of the redirect.

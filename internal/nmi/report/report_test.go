@@ -11,26 +11,26 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 )
 
 func TestAWarningIsNotRepeatedForAWhile(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	recorder := record.NewFakeRecorder(100)
 	events := &Events{recorder: recorder, now: func() time.Time { return now }, last: map[warning]time.Time{}}
-	pod, twin := caller.Pod{UID: "1"}, caller.Pod{UID: "2"}
+	pod := identity.Key{Namespace: "ns", Name: "pod"}
 	for _, step := range []struct {
 		name   string
 		do     func()
 		events int
 	}{
-		{"the first", func() { events.Warn(pod, v1.ReasonNotBound, "m") }, 1},
-		{"the same at once", func() { events.Warn(pod, v1.ReasonNotBound, "m") }, 0},
-		{"another message", func() { events.Warn(pod, v1.ReasonNotBound, "n") }, 1},
-		{"another reason", func() { events.Warn(pod, v1.ReasonNoBinding, "m") }, 1},
-		{"a pod of the same name", func() { events.Warn(twin, v1.ReasonNotBound, "m") }, 1},
-		{"the same much later", func() { now = now.Add(repeatAfter); events.Warn(pod, v1.ReasonNotBound, "m") }, 1},
+		{"the first", func() { events.Warn(pod, "1", v1.ReasonNotBound, "m") }, 1},
+		{"the same at once", func() { events.Warn(pod, "1", v1.ReasonNotBound, "m") }, 0},
+		{"another message", func() { events.Warn(pod, "1", v1.ReasonNotBound, "n") }, 1},
+		{"another reason", func() { events.Warn(pod, "1", v1.ReasonNoBinding, "m") }, 1},
+		{"a pod of the same name", func() { events.Warn(pod, "2", v1.ReasonNotBound, "m") }, 1},
+		{"the same much later", func() { now = now.Add(repeatAfter); events.Warn(pod, "1", v1.ReasonNotBound, "m") }, 1},
 	} {
 		step.do()
 		if got := len(recorder.Events); got != step.events {
@@ -45,7 +45,7 @@ func TestAWarningIsNotRepeatedForAWhile(t *testing.T) {
 func TestWarningsAreBounded(t *testing.T) {
 	events := &Events{recorder: record.NewFakeRecorder(3 * maxWarnings), now: time.Now, last: map[warning]time.Time{}}
 	for i := range 2 * maxWarnings {
-		events.Warn(caller.Pod{UID: types.UID(fmt.Sprint(i))}, v1.ReasonNotBound, "m")
+		events.Warn(identity.Key{}, types.UID(fmt.Sprint(i)), v1.ReasonNotBound, "m")
 	}
 	if got := len(events.last); got > maxWarnings {
 		t.Errorf("%d warnings are remembered", got)

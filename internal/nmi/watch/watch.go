@@ -2,8 +2,8 @@
 // from: this node's pods and the objects of pod identity.
 //
 // It starts and goes on without an API server: what it has is served, and what
-// it has not yet is known to be missing. It only holds objects; who may use what
-// is decided elsewhere.
+// it has not yet is known to be missing. It only holds objects; it must not decide
+// who may use what.
 package watch
 
 import (

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
 )
 
 func logged(t *testing.T, record audit.Record) map[string]any {
