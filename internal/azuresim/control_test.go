@@ -198,7 +198,7 @@ func TestFaultsThroughTheControlAPI(t *testing.T) {
 	resp, err := a.Client().Do(req)
 	check(t, err)
 	check(t, resp.Body.Close())
-	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "7" {
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "7" {
 		t.Errorf("got %s with Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
 	}
 	if e := a.Journal.Since(0)[0]; e.Detail != "fault "+slow.ID || e.Unexpected || e.Code != "throttled" {

@@ -133,7 +133,7 @@ func notFound(t *testing.T, s *scene) {
 	})
 	s.assigned(t, s.pod(t, "other", "demo"))
 	// A record of what is no more goes with its last pod, or it would be asked for
-	// for ever.
+	// ever.
 	played := s.fail(t, http.MethodGet, 0, fault.Response{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: "gone"})
 	s.kill(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "other"}})
 	await(t, s.world, &v1.AzureIdentityAttachmentList{}, "the record to go", func(l *v1.AzureIdentityAttachmentList) bool {

@@ -162,7 +162,7 @@ func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, reco
 	record.Identity = chosen.Key
 	if choice.Several {
 		p.agent.warnings.Warn(p.pod.Key, p.pod.UID, v1.ReasonSeveralIdentities,
-			"the pod asked for no identity in particular and has several: it gets AzureIdentity "+chosen.Key.String()+"; give client_id or the resource ID to choose")
+			"the pod asked for no identity in particular and has several: it gets AzureIdentity "+chosen.String()+"; give client_id or the resource ID to choose")
 	}
 	return p.agent.tokens.Token(ctx, tokensource.Request{Identity: chosen, Resource: request.Resource})
 }

@@ -96,7 +96,7 @@ func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
 	if newRedirect == nil {
 		newRedirect = newNFTables
 	}
-	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid())})
+	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid())}) //nolint:gosec // a uid is 32 bits wide
 	if err != nil {
 		return nil, fmt.Errorf("preparing the redirect: %w", err)
 	}
@@ -130,7 +130,7 @@ func (o *Options) kubernetes() (*rest.Config, error) {
 }
 
 func (o *Options) userAgent() string {
-	agent := "aad-pod-identity/NMI/" + version()
+	agent := "aad-pod-identity/NMI/" + obs.Version()
 	if o.UserAgent != "" {
 		agent += " " + o.UserAgent
 	}

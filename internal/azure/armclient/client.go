@@ -13,7 +13,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
@@ -203,7 +202,7 @@ func (c *Client) begin(ctx context.Context, ref compute.Ref, etag string, patch 
 	}
 	var options armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions
 	if etag != "" {
-		options.IfMatch = to.Ptr(etag)
+		options.IfMatch = new(etag)
 	}
 	// Never repeated by the SDK: after a lost answer a second try would meet its
 	// own change as a 412, which would look as if nothing had been done.
@@ -213,8 +212,7 @@ func (c *Client) begin(ctx context.Context, ref compute.Ref, etag string, patch 
 
 // fail gives an error its type, unless it has one.
 func (r request) fail(err error) error {
-	var deleting *DeletingError
-	if errors.As(err, &deleting) {
+	if _, ok := errors.AsType[*DeletingError](err); ok {
 		return err
 	}
 	return r.classify(err)
@@ -253,7 +251,7 @@ func (c *Client) client(ref compute.Ref) (*armcompute.VirtualMachineScaleSetsCli
 }
 
 func updateOf(patch *compute.Patch) armcompute.VirtualMachineScaleSetUpdate {
-	identity := &armcompute.VirtualMachineScaleSetIdentity{Type: to.Ptr(armcompute.ResourceIdentityType(patch.Type))}
+	identity := &armcompute.VirtualMachineScaleSetIdentity{Type: new(armcompute.ResourceIdentityType(patch.Type))}
 	for id, add := range patch.Body() {
 		if identity.UserAssignedIdentities == nil {
 			identity.UserAssignedIdentities = map[string]*armcompute.UserAssignedIdentitiesValue{}

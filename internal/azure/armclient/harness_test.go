@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -201,9 +202,7 @@ func (w *wire) Do(r *http.Request) (*http.Response, error) {
 		answer.Header().Set("Content-Type", "application/json")
 		_, _ = answer.WriteString(`{"token_type":"Bearer","expires_in":3600,"access_token":"x"}`)
 	case r.URL.Host == "management.azure.com":
-		for key, values := range w.header {
-			answer.Header()[key] = values
-		}
+		maps.Copy(answer.Header(), w.header)
 		answer.WriteHeader(w.status)
 		_, _ = answer.WriteString(w.body)
 	case strings.Contains(r.URL.Path, "openid-configuration"), strings.Contains(r.URL.Path, "discovery/instance"):

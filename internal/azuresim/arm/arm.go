@@ -2,7 +2,7 @@
 // sets: GET, PATCH of the identity block, and the operations that PATCH starts.
 //
 // A request becomes one call of the state; its typed errors become ARM's codes
-// and messages here. Virtual machines, other verbs and other fields are refused
+// and messages here; it must not decide anything itself. Virtual machines, other verbs and other fields are refused
 // as unexpected until something needs them.
 package arm
 

@@ -3,6 +3,7 @@ package assignment
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"strings"
 	"time"
 
@@ -157,9 +158,7 @@ func hashed(plain string, pod identity.Key) string {
 // does not fit into a label.
 func nodeLabels(labels map[string]string, node string) map[string]string {
 	out := map[string]string{}
-	for key, value := range labels {
-		out[key] = value
-	}
+	maps.Copy(out, labels)
 	delete(out, v1.NodeNameLabel)
 	if len(node) <= validation.LabelValueMaxLength {
 		out[v1.NodeNameLabel] = node

@@ -76,7 +76,7 @@ const cacheLag = 100 * time.Millisecond
 // stale reports whether all that failed is what an up-to-date cache would have
 // avoided.
 func stale(err error) bool {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the shape of errors.Join is meant
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return false
 	}

@@ -34,12 +34,10 @@ func (h *holds) of(ref compute.Ref) error {
 		delete(h.until, ref)
 		return nil
 	}
-	var throttled *armclient.ThrottledError
-	if errors.As(held.failure, &throttled) {
+	if throttled, ok := errors.AsType[*armclient.ThrottledError](held.failure); ok {
 		return &armclient.ThrottledError{After: left, Message: throttled.Message}
 	}
-	var unavailable *armclient.UnavailableError
-	if errors.As(held.failure, &unavailable) {
+	if unavailable, ok := errors.AsType[*armclient.UnavailableError](held.failure); ok {
 		return &armclient.UnavailableError{After: left, Err: unavailable.Err}
 	}
 	return nil

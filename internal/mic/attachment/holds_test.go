@@ -38,7 +38,7 @@ func TestHolds(t *testing.T) {
 			t.Errorf("kept for a failure that asks for no time: %v", err)
 		}
 		h.set(set, &armclient.NotStartedError{Err: &armclient.ThrottledError{After: time.Minute, Message: "slow"}})
-		time.Sleep(40 * time.Second)
+		time.Sleep(40 * time.Second) //nolint:forbidigo // in a bubble of synctest
 		var throttled *armclient.ThrottledError
 		if err := h.of(set); !errors.As(err, &throttled) || throttled.After != 20*time.Second || throttled.Message != "slow" {
 			t.Errorf("got %v, want 20 s more", err)
@@ -46,7 +46,7 @@ func TestHolds(t *testing.T) {
 		if err := h.of(other); err != nil {
 			t.Errorf("another is kept: %v", err)
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(20 * time.Second) //nolint:forbidigo // in a bubble of synctest
 		if err := h.of(set); err != nil {
 			t.Errorf("kept too long: %v", err)
 		}

@@ -222,8 +222,7 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		}
 		return true, p.apply.Record(ctx, p.record, planned.After)
 	}
-	var notStarted *armclient.NotStartedError
-	if errors.As(failure, &notStarted) {
+	if _, ok := errors.AsType[*armclient.NotStartedError](failure); ok {
 		if err := p.apply.Record(ctx, p.record, planned.Undo()); err != nil {
 			return false, err
 		}
@@ -318,7 +317,7 @@ func (p *pass) forget(ctx context.Context) (forgotten bool, err error) {
 
 // outdated reports whether a write failed because its object had changed.
 func outdated(err error) bool {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the shape of errors.Join is meant
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, failure := range joined.Unwrap() {
 			if !outdated(failure) {
 				return false

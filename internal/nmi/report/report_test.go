@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -54,7 +55,7 @@ func TestWarningsAreBounded(t *testing.T) {
 
 func scrape(m *Metrics) string {
 	out := httptest.NewRecorder()
-	m.Handler().ServeHTTP(out, httptest.NewRequest("GET", "/metrics", nil))
+	m.Handler().ServeHTTP(out, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	return out.Body.String()
 }
 

@@ -24,7 +24,7 @@ const (
 )
 
 const (
-	tokenRest   = "identity/oauth2/token"
+	tokenRest   = "identity/oauth2/token" //nolint:gosec // a path, no credential
 	metadataDir = "/metadata/"
 )
 

@@ -173,7 +173,7 @@ func TestTokenIsAnsweredAsTheServiceDoes(t *testing.T) {
 			b := newBench(t, nil)
 			response, body := b.send(plainPod, get(target))
 			want := `{"access_token":"token-for-c1","client_id":"c1","expires_in":"3600","expires_on":"1700003600","ext_expires_in":"3600","not_before":"1700000000","resource":"https://vault.azure.net","token_type":"Bearer"}`
-			if diff := cmp.Diff(want, body); diff != "" || response.StatusCode != 200 {
+			if diff := cmp.Diff(want, body); diff != "" || response.StatusCode != http.StatusOK {
 				t.Errorf("%s: %s", response.Status, diff)
 			}
 			if response.ContentLength != int64(len(want)) || response.Header.Get("Content-Type") != "application/json; charset=utf-8" {
@@ -322,7 +322,7 @@ func TestMistakesStayInside(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, func(o *Options) { o.Agent = pods{answer} })
 			response, body := b.send(plainPod, get("/metadata/identity/oauth2/token?resource=r"))
-			if response.StatusCode != 500 || strings.Contains(body, "secret detail") {
+			if response.StatusCode != http.StatusInternalServerError || strings.Contains(body, "secret detail") {
 				t.Errorf("%s: %s", response.Status, body)
 			}
 			if got := b.last(); got.Reason != v1.ReasonInternalError || got.Err == nil || !strings.Contains(got.Err.Error(), "secret detail") {
@@ -400,7 +400,7 @@ func corpus() []string {
 		out = append(out, base, base+"/", base+"//", base+"/.", base+"/..", base+"/../x", base+";x", base+"%00", base+"%2f", base+"?a=b", base+"%3fa", base+"x", base+"/%2e%2e/identity/info",
 			"/"+base, "/."+base, "/x/.."+base, strings.ToUpper(base), strings.Replace(base, "metadata", "MetaData", 1),
 			strings.ReplaceAll(base, "/", "//"), strings.Replace(base[1:], "/", `\`, 1), "/"+strings.ReplaceAll(base[1:], "/", `\`), "/"+strings.ReplaceAll(base[1:], "/", "%2F"), "/"+strings.ReplaceAll(base[1:], "/", "%5c"),
-			strings.Replace(base, "i", "%69", 1), strings.Replace(base, "I", "I", 1), strings.Replace(base, "identity", "Identity", 1), strings.Replace(base, "instance", "INSTANCE", 1),
+			strings.Replace(base, "i", "%69", 1), strings.Replace(base, "identity", "Identity", 1), strings.Replace(base, "instance", "INSTANCE", 1),
 			"http://169.254.169.254"+base, "http://127.0.0.1:1"+base, base+"/~", base+"/,=:@!$&'()*+", strings.Replace(base, "metadata", "metadata/.", 1))
 	}
 	for i, target := range out {

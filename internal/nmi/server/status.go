@@ -80,7 +80,7 @@ func (s *Server) refuse(w http.ResponseWriter, refused *refusal.Error) int {
 		header.Set("Allow", http.MethodGet)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(body) // a caller that left needs no answer
+	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no answer
 	return a.status
 }
 

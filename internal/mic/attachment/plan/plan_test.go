@@ -54,7 +54,7 @@ func seen(t testing.TB, present string, updating bool) compute.Identities {
 // records reads "a:owned b:attaching@before", in any order.
 func records(text string) []v1.OwnedIdentity {
 	var out []v1.OwnedIdentity
-	for _, field := range strings.Fields(text) {
+	for field := range strings.FieldsSeq(text) {
 		name, state, _ := strings.Cut(field, ":")
 		state, etag, _ := strings.Cut(state, "@")
 		out = append(out, v1.OwnedIdentity{ResourceID: prefix + name, State: v1.OwnershipState(state), ETag: etag})
