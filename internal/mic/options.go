@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -55,10 +54,7 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 	if err != nil {
 		return Options{}, fmt.Errorf("reading the host name: %w", err)
 	}
-	o := Options{Version: "unknown"}
-	if build, ok := debug.ReadBuildInfo(); ok && build.Main.Version != "" {
-		o.Version = build.Main.Version
-	}
+	o := Options{Version: obs.Version()}
 	flags := flag.NewFlagSet("mic", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	o.bind(flags, hostname)

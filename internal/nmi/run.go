@@ -243,10 +243,12 @@ func (r *runner) keep(ctx context.Context) error {
 			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
 		},
 		changed: func(change redirect.Change) {
-			if change.Rules {
-				r.metrics.Repaired()
+			if !change.Rules {
+				r.log.Debug("redirect covers a new link", "links", change.Links)
+				return
 			}
-			r.log.Warn("redirect was put right", "rules", change.Rules, "why", change.Reason, "links", change.Links, "flows", change.Flows)
+			r.metrics.Repaired()
+			r.log.Warn("redirect was put right", "why", change.Reason, "links", change.Links, "flows", change.Flows)
 		},
 		failed: func(err error) { r.log.Error("redirect is not in place", "error", err) },
 	})
