@@ -9,6 +9,8 @@ type Reason string
 const (
 	// ReasonAssigned: the identity is the pod's to use.
 	ReasonAssigned Reason = "Assigned"
+	// ReasonValid: the object can be used as it is written.
+	ReasonValid Reason = "Valid"
 	// ReasonNotSelected: the pod carries no label aadpodidbinding.
 	ReasonNotSelected Reason = "NotSelected"
 	// ReasonNoBinding: no AzureIdentityBinding has the pod's label as its selector.

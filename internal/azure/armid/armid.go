@@ -199,3 +199,6 @@ func (id ID) segment(i int) string {
 	}
 	return id.segments()[i]
 }
+
+// Compare orders IDs by their folded text, as cmp.Compare does.
+func (id ID) Compare(other ID) int { return strings.Compare(id.folded, other.folded) }

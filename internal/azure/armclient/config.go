@@ -1,0 +1,140 @@
+package armclient
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Config says which cloud and as whom. It is made by [ReadConfig] or
+// [ConfigFromEnvironment] and valid.
+type Config struct {
+	// Cloud is a name of a cloud, in any case.
+	Cloud string
+	// EnvironmentFile describes AzureStackCloud; unused for others.
+	EnvironmentFile string
+	// ManagedIdentity uses the node's managed identity, by its client ID, or the
+	// system-assigned one if ManagedIdentityClientID is empty.
+	ManagedIdentity         bool
+	ManagedIdentityClientID string
+	// TenantID, ClientID and ClientSecret are of a service principal.
+	TenantID, ClientID string
+	ClientSecret       Secret
+}
+
+// Secret prints as asterisks.
+type Secret string
+
+// String hides the secret.
+func (Secret) String() string { return "***" }
+
+// GoString hides the secret.
+func (Secret) GoString() string { return "***" }
+
+// MarshalText hides the secret, in JSON and logs too.
+func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+
+// field is one setting by its key in azure.json and its environment variable.
+type field struct {
+	key, variable string
+}
+
+var (
+	fieldCloud     = field{"cloud", "CLOUD"}
+	fieldTenant    = field{"tenantId", "TENANT_ID"}
+	fieldClient    = field{"aadClientId", "CLIENT_ID"}
+	fieldSecret    = field{"aadClientSecret", "CLIENT_SECRET"}
+	fieldUseMSI    = field{"useManagedIdentityExtension", "USE_MSI"}
+	fieldMSIClient = field{"userAssignedIdentityID", "USER_ASSIGNED_MSI_CLIENT_ID"}
+)
+
+// ReadConfig reads azure.json, as AKS and the cloud provider write it, in JSON
+// or YAML. Keys that are not used are passed over; one that is used and spelled
+// in the wrong case is an error, since the cloud provider would not see it
+// either. Errors name the key and the file.
+func ReadConfig(file string, lookup func(variable string) string) (Config, error) {
+	content, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the cloud configuration: %w", err)
+	}
+	values := map[string]any{}
+	if err := yaml.Unmarshal(content, &values); err != nil {
+		return Config{}, fmt.Errorf("reading the cloud configuration %s: %w", file, err)
+	}
+	get := func(f field) (string, error) { return value(values, f.key) }
+	return assemble(get, func(f field) string { return "key " + f.key + " in " + file }, lookup(EnvironmentFileVariable))
+}
+
+// ConfigFromEnvironment reads the variables that stand for azure.json where no
+// file is given. Errors name the variable.
+func ConfigFromEnvironment(lookup func(variable string) string) (Config, error) {
+	get := func(f field) (string, error) { return lookup(f.variable), nil }
+	return assemble(get, func(f field) string { return "environment variable " + f.variable }, lookup(EnvironmentFileVariable))
+}
+
+// value returns a key's value as text. Only text, numbers and booleans have one.
+func value(values map[string]any, key string) (string, error) {
+	got, ok := values[key]
+	if !ok {
+		for _, other := range slices.Sorted(maps.Keys(values)) {
+			if strings.EqualFold(other, key) {
+				return "", fmt.Errorf("spelled %s: keys are case-sensitive", other)
+			}
+		}
+		return "", nil
+	}
+	switch v := got.(type) {
+	case nil:
+		return "", nil
+	case string:
+		return v, nil
+	case bool, float64, int64:
+		return fmt.Sprint(v), nil
+	}
+	return "", fmt.Errorf("is a %T: want text", got)
+}
+
+func assemble(get func(field) (string, error), place func(field) string, environmentFile string) (Config, error) {
+	text := map[field]string{}
+	for _, f := range []field{fieldCloud, fieldTenant, fieldClient, fieldSecret, fieldUseMSI, fieldMSIClient} {
+		got, err := get(f)
+		if err != nil {
+			return Config{}, fmt.Errorf("%s: %w", place(f), err)
+		}
+		text[f] = got
+	}
+	config := Config{
+		Cloud: text[fieldCloud], EnvironmentFile: environmentFile,
+		ManagedIdentity: strings.EqualFold(text[fieldUseMSI], "true"), ManagedIdentityClientID: text[fieldMSIClient],
+		TenantID: text[fieldTenant], ClientID: text[fieldClient], ClientSecret: Secret(text[fieldSecret]),
+	}
+	return config, config.check(text, place)
+}
+
+func (c Config) check(text map[field]string, place func(field) string) error {
+	switch use := text[fieldUseMSI]; strings.ToLower(use) {
+	case "", "true", "false":
+	default:
+		return fmt.Errorf("%s is %q: want true or false", place(fieldUseMSI), use)
+	}
+	if c.Cloud == "" {
+		return fmt.Errorf("%s is missing: want AzurePublicCloud or another cloud's name", place(fieldCloud))
+	}
+	if _, _, err := parseCloud(c.Cloud, c.EnvironmentFile); err != nil {
+		return fmt.Errorf("%s: %w", place(fieldCloud), err)
+	}
+	if c.ManagedIdentity {
+		return nil
+	}
+	for _, f := range []field{fieldTenant, fieldClient, fieldSecret} {
+		if text[f] == "" {
+			return fmt.Errorf("%s is missing: a service principal needs %s, %s and %s (or use a managed identity: %s true)",
+				place(f), fieldTenant.key, fieldClient.key, fieldSecret.key, place(fieldUseMSI))
+		}
+	}
+	return nil
+}

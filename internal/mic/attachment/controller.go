@@ -1,0 +1,175 @@
+package attachment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+)
+
+// workers is how many resources are worked on at once. Most of their time they
+// wait for ARM.
+const workers = 32
+
+type queue = workqueue.TypedRateLimitingInterface[compute.Ref]
+
+// Register adds the controllers to the manager: the one of resources, and the
+// one that answers for nodes that have none.
+func (r *Reconciler) Register(mgr manager.Manager) error {
+	options := controller.TypedOptions[compute.Ref]{
+		Reconciler:              r,
+		MaxConcurrentReconciles: workers,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Ref](r.options.RetryMin, r.options.RetryMax),
+	}
+	options.DefaultFromConfig(mgr.GetControllerOptions())
+	logger := mgr.GetLogger()
+	options.LogConstructor = func(ref *compute.Ref) logr.Logger {
+		if ref == nil {
+			return logger.WithValues("controller", "attachment")
+		}
+		return logger.WithValues("controller", "attachment", obs.KeyResource, ref.String())
+	}
+	c, err := controller.NewTyped("attachment", mgr, options)
+	if err != nil {
+		return fmt.Errorf("adding the attachment controller: %w", err)
+	}
+	cache := mgr.GetCache()
+	return errors.Join(
+		c.Watch(source.TypedKind(cache, &v1.AzureAssignedIdentity{}, r.onAssignment())),
+		c.Watch(source.TypedKind(cache, &corev1.Node{}, r.onNode())),
+		c.Watch(source.TypedKind(cache, &v1.AzureIdentityAttachment{}, r.onRecord())),
+		r.registerUnplaced(mgr),
+	)
+}
+
+// add queues a resource after the gather window: the first event of a burst
+// opens it, and the others fall into it.
+func (r *Reconciler) add(q queue, ref compute.Ref) {
+	if ref.Kind == compute.ScaleSet {
+		q.AddAfter(ref, r.options.GatherWindow)
+	}
+}
+
+func (r *Reconciler) onAssignment() handler.TypedEventHandler[*v1.AzureAssignedIdentity, compute.Ref] {
+	return handler.TypedFuncs[*v1.AzureAssignedIdentity, compute.Ref]{
+		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[*v1.AzureAssignedIdentity], q queue) {
+			r.addNode(ctx, q, e.Object.Spec.NodeName)
+		},
+		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[*v1.AzureAssignedIdentity], q queue) {
+			if !matters(e.ObjectOld, e.ObjectNew) {
+				return
+			}
+			r.addNode(ctx, q, e.ObjectOld.Spec.NodeName)
+			r.addNode(ctx, q, e.ObjectNew.Spec.NodeName)
+		},
+		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[*v1.AzureAssignedIdentity], q queue) {
+			if !r.addNode(ctx, q, e.Object.Spec.NodeName) {
+				r.addRecorded(ctx, q) // the node went first: it may have been any of them
+			}
+		},
+	}
+}
+
+// matters reports whether an update changes what is wanted, or takes back what
+// was said. What the reports themselves write does not.
+func matters(before, after *v1.AzureAssignedIdentity) bool {
+	return !equality.Semantic.DeepEqual(before.Spec, after.Spec) ||
+		before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
+		before.Status.Status != after.Status.Status && after.Status.Status != v1.AssignedIDAssigned
+}
+
+func (r *Reconciler) onNode() handler.TypedEventHandler[*corev1.Node, compute.Ref] {
+	add := func(q queue, node *corev1.Node) {
+		if ref, err := compute.ParseProviderID(node.Spec.ProviderID); err == nil {
+			r.add(q, ref)
+		}
+	}
+	return handler.TypedFuncs[*corev1.Node, compute.Ref]{
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*corev1.Node], q queue) { add(q, e.Object) },
+		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*corev1.Node], q queue) {
+			if e.ObjectOld.Spec.ProviderID != e.ObjectNew.Spec.ProviderID {
+				add(q, e.ObjectOld)
+				add(q, e.ObjectNew)
+			}
+		},
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*corev1.Node], q queue) { add(q, e.Object) },
+	}
+}
+
+// onRecord looks at every recorded resource when the controller starts, so that
+// nothing is left behind that lost its last pod meanwhile, and at one whose
+// record somebody deletes.
+func (r *Reconciler) onRecord() handler.TypedEventHandler[*v1.AzureIdentityAttachment, compute.Ref] {
+	return handler.TypedFuncs[*v1.AzureIdentityAttachment, compute.Ref]{
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*v1.AzureIdentityAttachment], q queue) {
+			if e.IsInInitialList {
+				r.addRecord(q, e.Object)
+			}
+		},
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*v1.AzureIdentityAttachment], q queue) {
+			r.addRecord(q, e.Object)
+		},
+	}
+}
+
+func (r *Reconciler) addRecord(q queue, record *v1.AzureIdentityAttachment) {
+	if ref, err := compute.ParseRef(record.Spec.ResourceID); err == nil {
+		r.add(q, ref)
+	}
+}
+
+// addNode queues a node's resource, and reports whether the node has one.
+func (r *Reconciler) addNode(ctx context.Context, q queue, name string) bool {
+	node, err := r.lookup.Node(ctx, name)
+	if err != nil || node == nil {
+		return false
+	}
+	ref, err := compute.ParseProviderID(node.Spec.ProviderID)
+	if err != nil {
+		return false
+	}
+	r.add(q, ref)
+	return true
+}
+
+func (r *Reconciler) addRecorded(ctx context.Context, q queue) {
+	records, err := r.lookup.Attachments(ctx)
+	if err != nil {
+		return // the cache answers, or nothing works at all
+	}
+	for _, record := range records {
+		r.addRecord(q, record)
+	}
+}
+
+// registerUnplaced adds the controller whose key is a node's name.
+func (r *Reconciler) registerUnplaced(mgr manager.Manager) error {
+	c, err := controller.New("unplaced", mgr, controller.Options{
+		Reconciler:  reconcile.Func(r.reconcileNode),
+		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](100*time.Millisecond, time.Minute),
+	})
+	if err != nil {
+		return fmt.Errorf("adding the controller of nodes: %w", err)
+	}
+	cache := mgr.GetCache()
+	return errors.Join(
+		c.Watch(source.Kind(cache, &corev1.Node{}, &handler.TypedEnqueueRequestForObject[*corev1.Node]{}, nodeMoved())),
+		c.Watch(source.Kind(cache, &v1.AzureAssignedIdentity{}, kube.Touched(nodeOfAssignment))),
+	)
+}

@@ -1,0 +1,99 @@
+// Package observe reads what one virtual machine or scale set should carry and
+// what the controller has recorded of it.
+//
+// It only reads, and it must not judge what it reads.
+package observe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+)
+
+// Observer reads the cache for assignments and the API server itself for the
+// record: a record that is out of date would lose what it owns.
+type Observer struct {
+	Lookup kube.Lookup
+	Live   client.Reader
+	// Namespace is the controller's own, where the records are.
+	Namespace string
+}
+
+// Assignments returns the assignments that need a managed identity on the
+// resource.
+func (o *Observer) Assignments(ctx context.Context, ref compute.Ref) ([]*v1.AzureAssignedIdentity, error) {
+	nodes, err := o.Lookup.NodesOf(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	var out []*v1.AzureAssignedIdentity
+	for _, node := range nodes {
+		assignments, err := o.Lookup.AssignmentsOn(ctx, node.Name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, slices.DeleteFunc(assignments, func(a *v1.AzureAssignedIdentity) bool {
+			_, needed := kube.ManagedIdentity(a)
+			return !needed
+		})...)
+	}
+	return out, nil
+}
+
+// Wanted returns the distinct identities of assignments.
+func Wanted(assignments []*v1.AzureAssignedIdentity) []armid.ID {
+	var out []armid.ID
+	for _, a := range assignments {
+		if id, needed := kube.ManagedIdentity(a); needed {
+			out = append(out, id)
+		}
+	}
+	slices.SortFunc(out, armid.ID.Compare)
+	return slices.Compact(out)
+}
+
+// Record returns the resource's record. One that does not exist yet has no UID.
+func (o *Observer) Record(ctx context.Context, ref compute.Ref) (*v1.AzureIdentityAttachment, error) {
+	out := &v1.AzureIdentityAttachment{}
+	key := client.ObjectKey{Namespace: o.Namespace, Name: RecordName(ref)}
+	err := o.Live.Get(ctx, key, out)
+	if apierrors.IsNotFound(err) {
+		return &v1.AzureIdentityAttachment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+			Spec:       v1.AzureIdentityAttachmentSpec{ResourceID: ref.String()},
+		}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the record of %s: %w", ref, err)
+	}
+	return out, nil
+}
+
+// RecordName returns the name of a resource's AzureIdentityAttachment: the
+// resource's own name, to be read, and a hash of its ARM ID, since names repeat
+// over resource groups and subscriptions.
+func RecordName(ref compute.Ref) string {
+	sum := sha256.Sum256([]byte(ref.String()))
+	readable := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, ref.ID.Name())
+	if len(readable) > 200 {
+		readable = readable[:200]
+	}
+	return strings.Trim(strings.Trim(readable, "-")+"-"+hex.EncodeToString(sum[:5]), "-")
+}

@@ -1,0 +1,321 @@
+// Package attachment brings the identities of a virtual machine or scale set to
+// what its pods need: observe, plan, apply, report. Its key is one resource, so
+// that ARM sees one writer of each, and a slow one holds up no other.
+//
+// It wires the stages and must not grow rules of its own: what to do is plan's,
+// what to say is report's.
+package attachment
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/apply"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/observe"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/report"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+)
+
+const (
+	// readTimeout bounds one GET, the controller's own token included.
+	readTimeout = time.Minute
+	// patchTimeout bounds one PATCH to its end. Azure has been seen to take 17
+	// minutes; where it takes longer, it goes on by itself and is looked at again.
+	patchTimeout = 30 * time.Minute
+	// maxPasses bounds the requests of one reconciliation; what is left comes in
+	// the next.
+	maxPasses = 10
+	// lookAgain is when a resource is looked at whose operation still runs.
+	lookAgain = 5 * time.Second
+	// cacheLag is how long the cache is given to see a write.
+	cacheLag = 200 * time.Millisecond
+)
+
+// ARM reads and changes the identities of a resource. Failures are those of
+// package armclient.
+type ARM interface {
+	Get(ctx context.Context, ref compute.Ref) (compute.Identities, error)
+	apply.Updater
+}
+
+// Options are what a [Reconciler] works with. Client, Live, Events, ARM and
+// Namespace are needed.
+type Options struct {
+	Client client.Client
+	// Live reads from the API server itself.
+	Live   client.Reader
+	Events *events.Recorder
+	ARM    ARM
+	// Namespace is the controller's own.
+	Namespace string
+	// Policy says what is never removed.
+	Policy plan.Policy
+	// GatherWindow is how long the first event for a resource waits for others
+	// to join its request; zero does not wait.
+	GatherWindow time.Duration
+	// RetryMin and RetryMax bound the backoff after a failure; zero is 1 s and 5
+	// minutes.
+	RetryMin, RetryMax time.Duration
+	// Assigned, if set, is told how long an assignment took from its creation.
+	Assigned func(took time.Duration)
+}
+
+// Reconciler brings one resource at a time to what its pods need.
+type Reconciler struct {
+	observe observe.Observer
+	apply   apply.Applier
+	report  report.Reporter
+	arm     ARM
+	policy  plan.Policy
+	lookup  kube.Lookup
+	options Options
+	holds   holds
+}
+
+// NewReconciler returns a Reconciler.
+func NewReconciler(o Options) *Reconciler {
+	if o.RetryMin == 0 {
+		o.RetryMin = time.Second
+	}
+	if o.RetryMax == 0 {
+		o.RetryMax = 5 * time.Minute
+	}
+	lookup := kube.Lookup{Reader: o.Client}
+	return &Reconciler{
+		observe: observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
+		apply:   apply.Applier{Client: o.Client, ARM: o.ARM},
+		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: o.Assigned},
+		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o,
+	}
+}
+
+// Reconcile works on one resource until it carries what its pods need, or
+// something stands in the way. What stands in the way is reported, and tried
+// again: when ARM says, or with backoff.
+func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.Result, error) {
+	record, err := r.observe.Record(ctx, ref)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	assignments, err := r.observe.Assignments(ctx, ref)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if len(assignments) == 0 && len(record.Spec.Owned) == 0 {
+		return reconcile.Result{}, nil // nothing to attach, nothing to remove
+	}
+	p := &pass{Reconciler: r, ref: ref, record: record, refused: map[armid.ID]error{}}
+	if p.failure = r.holds.of(ref); p.failure != nil {
+		return p.result(ctx, p.failure) // new pods are told; ARM is left alone
+	}
+	if err := p.converge(ctx); err != nil {
+		return p.result(ctx, err)
+	}
+	r.holds.set(ref, p.failure)
+	return p.result(ctx, p.failure)
+}
+
+// pass is one reconciliation of one resource.
+type pass struct {
+	*Reconciler
+	ref    compute.Ref
+	record *v1.AzureIdentityAttachment
+
+	seen      *compute.Identities // nil: not known
+	refused   map[armid.ID]error
+	operation *v1.ARMOperation
+	wait      bool
+	failure   error // ARM's; it is reported
+}
+
+// converge sends patches until there is nothing to do. It returns what is wrong
+// in the cluster; what is wrong with ARM is kept in failure.
+func (p *pass) converge(ctx context.Context) error {
+	// There is a record before anything can go wrong, to say so.
+	if err := p.apply.Record(ctx, p.record, p.record.Spec.Owned); err != nil {
+		return err
+	}
+	for range maxPasses {
+		if p.seen == nil && !p.look(ctx) {
+			return nil
+		}
+		planned, err := p.plan(ctx)
+		if err != nil {
+			return err
+		}
+		p.wait = planned.Wait
+		if planned.Patch == nil {
+			return p.apply.Record(ctx, p.record, planned.Records)
+		}
+		more, err := p.patch(ctx, planned)
+		if err != nil || !more {
+			return err
+		}
+	}
+	p.wait = true
+	return nil
+}
+
+// look asks ARM what is there.
+func (p *pass) look(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	seen, err := p.arm.Get(ctx, p.ref)
+	if err != nil {
+		p.failure = err
+		return false
+	}
+	p.seen = &seen
+	return true
+}
+
+// plan takes in the assignments that came while ARM was at work.
+func (p *pass) plan(ctx context.Context) (plan.Plan, error) {
+	assignments, err := p.observe.Assignments(ctx, p.ref)
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	var refused []armid.ID
+	for id := range p.refused {
+		refused = append(refused, id)
+	}
+	return plan.Compute(plan.Snapshot{
+		Seen: *p.seen, Wanted: observe.Wanted(assignments), Refused: refused, Records: p.record.Spec.Owned,
+	}, p.policy), nil
+}
+
+// patch records, sends and settles one patch. It returns whether to go on.
+func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err error) {
+	if err := p.apply.Record(ctx, p.record, planned.Before); err != nil {
+		return false, err
+	}
+	// Pods whose identity is there already do not wait for the others'.
+	if err := p.say(ctx); err != nil && !outdated(err) {
+		return false, err
+	}
+	log.FromContext(ctx).Info("patching identities", "add", len(planned.Patch.Add), "remove", len(planned.Patch.Remove))
+	seen, operation, failure := p.send(ctx, planned.Patch)
+	p.operation = operation
+	if failure == nil {
+		p.seen = &seen
+		return true, p.apply.Record(ctx, p.record, planned.After)
+	}
+	var notStarted *armclient.NotStartedError
+	if errors.As(failure, &notStarted) {
+		if err := p.apply.Record(ctx, p.record, planned.Undo()); err != nil {
+			return false, err
+		}
+	}
+	return p.recover(failure), nil
+}
+
+func (p *pass) send(ctx context.Context, patch *compute.Patch) (compute.Identities, *v1.ARMOperation, error) {
+	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
+	defer cancel()
+	return p.apply.Patch(ctx, p.ref, p.seen.ETag, patch)
+}
+
+// recover goes on without the identities that ARM named, and with a fresh look
+// where somebody else was faster. Everything else ends the pass.
+func (p *pass) recover(failure error) bool {
+	var bad *armclient.BadIdentitiesError
+	var precondition *armclient.PreconditionFailedError
+	switch {
+	case errors.As(failure, &bad) && len(bad.IDs) > 0:
+		for _, id := range bad.IDs {
+			p.refused[id] = bad
+		}
+	case errors.As(failure, &precondition):
+	default:
+		p.failure = failure
+		return false
+	}
+	p.seen = nil
+	return true
+}
+
+// say reports how things stand.
+func (p *pass) say(ctx context.Context) error {
+	assignments, err := p.observe.Assignments(ctx, p.ref)
+	if err != nil {
+		return err
+	}
+	outcome := report.Outcome{
+		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure, Operation: p.operation,
+	}
+	if p.seen != nil {
+		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy)
+		outcome.There, outcome.Pending = planned.There, planned.Pending
+	}
+	return p.report.Report(ctx, outcome)
+}
+
+// result reports the end of a pass and says when to come back.
+func (p *pass) result(ctx context.Context, failure error) (reconcile.Result, error) {
+	if gone, err := p.forget(ctx, failure); gone {
+		return reconcile.Result{}, err
+	}
+	errSay := p.say(ctx)
+	switch {
+	case outdated(errSay), outdated(failure):
+		// Something changed meanwhile; its event may have come before ours.
+		return reconcile.Result{RequeueAfter: cacheLag}, nil
+	case failure != nil && report.RetryAfter(failure) > 0:
+		log.FromContext(ctx).Info("ARM asks to wait", "after", report.RetryAfter(failure).String(), obs.KeyReason, failure.Error())
+		return reconcile.Result{RequeueAfter: report.RetryAfter(failure)}, errSay
+	case failure != nil || errSay != nil:
+		return reconcile.Result{}, errors.Join(failure, errSay)
+	case p.wait:
+		return reconcile.Result{RequeueAfter: lookAgain}, nil
+	}
+	return reconcile.Result{}, p.refusals()
+}
+
+// refusals makes the queue come back for identities that ARM refused, later and
+// later.
+func (p *pass) refusals() error {
+	var out []error
+	for _, err := range p.refused {
+		out = append(out, err)
+	}
+	return errors.Join(out...)
+}
+
+// forget drops the record of a resource that ARM does not know and no pod needs.
+func (p *pass) forget(ctx context.Context, failure error) (gone bool, err error) {
+	var notFound *armclient.NotFoundError
+	if !errors.As(failure, &notFound) {
+		return false, nil
+	}
+	assignments, err := p.observe.Assignments(ctx, p.ref)
+	if err != nil || len(assignments) > 0 {
+		return false, err
+	}
+	return true, p.apply.Forget(ctx, p.record)
+}
+
+// outdated reports whether a write failed because its object had changed.
+func outdated(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the shape of errors.Join is meant
+		for _, failure := range joined.Unwrap() {
+			if !outdated(failure) {
+				return false
+			}
+		}
+		return true
+	}
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err)
+}

@@ -1,0 +1,60 @@
+package report
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
+)
+
+// Explain returns the Reason of a failure and words that say what to do.
+func Explain(err error) (v1.Reason, string) {
+	var (
+		notFound     *armclient.NotFoundError
+		deleting     *armclient.DeletingError
+		throttled    *armclient.ThrottledError
+		conflict     *armclient.ConflictError
+		precondition *armclient.PreconditionFailedError
+		bad          *armclient.BadIdentitiesError
+		denied       *armclient.DeniedError
+	)
+	switch {
+	case errors.As(err, &bad):
+		return v1.ReasonIdentityRefused, remedyOfRefusal(bad)
+	case errors.As(err, &denied):
+		return v1.ReasonPermissionDenied, fmt.Sprintf("the controller's identity may not %s on %s: give it the role Virtual Machine Contributor on the nodes' resource group (ARM says: %s)", denied.Action, denied.Scope, denied.Message)
+	case errors.As(err, &notFound):
+		return v1.ReasonResourceNotFound, fmt.Sprintf("%v: check the node's providerID", notFound)
+	case errors.As(err, &deleting):
+		return v1.ReasonResourceDeleting, deleting.Error()
+	case errors.As(err, &throttled):
+		return v1.ReasonThrottled, "ARM asks to wait; the controller tries again by itself (ARM says: " + throttled.Message + ")"
+	case errors.As(err, &conflict):
+		return v1.ReasonConflict, conflict.Error() + "; the controller tries again by itself"
+	case errors.As(err, &precondition):
+		return v1.ReasonConflict, precondition.Error() + "; the controller tries again by itself"
+	}
+	return v1.ReasonARMUnavailable, fmt.Sprintf("%v; the controller tries again by itself", err)
+}
+
+func remedyOfRefusal(bad *armclient.BadIdentitiesError) string {
+	if bad.Code == "LinkedAuthorizationFailed" {
+		return "the controller's identity may not assign this identity: give it the role Managed Identity Operator on it or on its resource group (ARM says: " + bad.Message + ")"
+	}
+	return "Azure refuses to attach this identity: check with az identity show that it exists (ARM says: " + bad.Message + ")"
+}
+
+// RetryAfter returns how long a failure asks to wait; zero if it does not say.
+func RetryAfter(err error) time.Duration {
+	var throttled *armclient.ThrottledError
+	var unavailable *armclient.UnavailableError
+	switch {
+	case errors.As(err, &throttled):
+		return throttled.After
+	case errors.As(err, &unavailable):
+		return unavailable.After
+	}
+	return 0
+}

@@ -1,0 +1,225 @@
+// Package report says what became of a plan, where people and agents look: on
+// the assignments, on the resource's AzureIdentityAttachment, and as Events.
+//
+// It must not decide anything that is done to Azure.
+package report
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+)
+
+// Outcome is how the resource stands.
+type Outcome struct {
+	// Record is the resource's record; without a UID there is none to report on.
+	Record *v1.AzureIdentityAttachment
+	// Assignments are those that need an identity on the resource.
+	Assignments []*v1.AzureAssignedIdentity
+	// Seen is what ARM showed last; nil if it could not be asked.
+	Seen *compute.Identities
+	// There and Pending are of the plan; both are empty if Seen is nil.
+	There, Pending []armid.ID
+	// Refused says why ARM does not take an identity.
+	Refused map[armid.ID]error
+	// Err is what keeps everything that is pending.
+	Err error
+	// Operation is the last change asked for; nil leaves the one reported.
+	Operation *v1.ARMOperation
+}
+
+// Reporter writes what an Outcome says.
+type Reporter struct {
+	Client client.Client
+	Events *events.Recorder
+	// Assigned, if set, is told how long an assignment took from its creation.
+	Assigned func(took time.Duration)
+}
+
+// Report writes the assignments' state and the record's status. Nothing is
+// written that says the same already. One failed write does not keep the others
+// from being tried.
+func (r *Reporter) Report(ctx context.Context, o Outcome) error {
+	var failures []error
+	for _, assignment := range o.Assignments {
+		failures = append(failures, r.assignment(ctx, assignment, o))
+	}
+	return errors.Join(append(failures, r.record(ctx, o))...)
+}
+
+// verdict is what is said of one assignment.
+type verdict struct {
+	assigned bool
+	reason   v1.Reason
+	message  string
+}
+
+func (o Outcome) verdict(id armid.ID) verdict {
+	if slices.Contains(o.There, id) {
+		return verdict{assigned: true, reason: v1.ReasonAssigned, message: "the identity is on the node's virtual machine or scale set"}
+	}
+	err := o.Refused[id]
+	if err == nil {
+		err = o.Err
+	}
+	if err == nil {
+		return verdict{reason: v1.ReasonAttaching, message: AttachingMessage}
+	}
+	reason, message := Explain(err)
+	return verdict{reason: reason, message: message}
+}
+
+// AttachingMessage goes with [v1.ReasonAttaching].
+const AttachingMessage = "waiting for Azure to attach the identity to the node's virtual machine or scale set"
+
+func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, o Outcome) error {
+	id, needed := kube.ManagedIdentity(a)
+	if !needed {
+		return nil
+	}
+	said := o.verdict(id)
+	if o.Seen == nil && !said.assigned && isAssigned(a) {
+		return nil // it was there, and nobody says that it went
+	}
+	return r.Say(ctx, a, said.assigned, said.reason, said.message)
+}
+
+func isAssigned(a *v1.AzureAssignedIdentity) bool {
+	return a.Status.Status == v1.AssignedIDAssigned || a.Status.Status == v1.AssignedIDLegacy
+}
+
+// Say writes the state and condition of one assignment, and the Event that goes
+// with a change. An assignment that changed since it was read is an error: what
+// is said might not be true of it any more.
+func (r *Reporter) Say(ctx context.Context, a *v1.AzureAssignedIdentity, assigned bool, reason v1.Reason, message string) error {
+	updated := a.DeepCopy()
+	condition := metav1.Condition{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: string(reason), Message: message}
+	updated.Status.Status = v1.AssignedIDCreated
+	if assigned {
+		updated.Status.Status, condition.Status = v1.AssignedIDAssigned, metav1.ConditionTrue
+	}
+	changed := meta.SetStatusCondition(&updated.Status.Conditions, condition)
+	if !changed && updated.Status.Status == a.Status.Status {
+		return nil
+	}
+	err := r.Client.Patch(ctx, updated, client.MergeFromWithOptions(a, client.MergeFromWithOptimisticLock{}))
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("writing the state of assignment %s: %w", client.ObjectKeyFromObject(a), err)
+	}
+	r.tell(a, assigned, reason, message)
+	return nil
+}
+
+func (r *Reporter) tell(a *v1.AzureAssignedIdentity, assigned bool, reason v1.Reason, message string) {
+	if assigned && !isAssigned(a) && r.Assigned != nil {
+		r.Assigned(time.Since(a.CreationTimestamp.Time))
+	}
+	if a.Spec.AzureBindingRef == nil || a.Spec.AzureIdentityRef == nil {
+		return
+	}
+	binding, pod := events.Binding(a.Spec.AzureBindingRef), kube.PodOf(a).String()
+	switch {
+	case assigned && !isAssigned(a):
+		r.Events.Forget(binding.UID, pod)
+		r.Events.Normal(binding, events.BindingApplied, fmt.Sprintf("pod %s may use AzureIdentity %s", pod, a.Spec.AzureIdentityRef.Name))
+	case !assigned && reason != v1.ReasonAttaching:
+		r.Events.Warn(binding, pod, events.BindingApplyError, fmt.Sprintf("pod %s cannot use AzureIdentity %s yet: %s: %s", pod, a.Spec.AzureIdentityRef.Name, reason, message))
+	}
+}
+
+func (r *Reporter) record(ctx context.Context, o Outcome) error {
+	if o.Record == nil || o.Record.UID == "" {
+		return nil
+	}
+	updated := o.Record.DeepCopy()
+	status := &updated.Status
+	status.ObservedGeneration = updated.Generation
+	if o.Seen != nil {
+		status.Present = texts(presentOf(*o.Seen))
+		status.Pending = texts(o.Pending)
+		status.Refused = refused(o.Refused)
+	}
+	if o.Operation != nil {
+		status.LastOperation = o.Operation
+	}
+	for _, condition := range conditions(o) {
+		condition.ObservedGeneration = updated.Generation
+		meta.SetStatusCondition(&status.Conditions, condition)
+	}
+	if equality.Semantic.DeepEqual(updated.Status, o.Record.Status) {
+		return nil
+	}
+	before := o.Record.DeepCopy()
+	if err := r.Client.Status().Patch(ctx, updated, client.MergeFrom(before)); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("writing the status of %s: %w", client.ObjectKeyFromObject(updated), err))
+	}
+	*o.Record = *updated
+	if synced := meta.FindStatusCondition(status.Conditions, v1.ConditionSynced); synced.Status == metav1.ConditionFalse && synced.Reason != string(v1.ReasonAttaching) {
+		r.Events.Warn(events.Attachment(updated), "", synced.Reason, synced.Message)
+	}
+	return nil
+}
+
+// conditions are Synced and Throttled.
+func conditions(o Outcome) []metav1.Condition {
+	synced := metav1.Condition{Type: v1.ConditionSynced, Status: metav1.ConditionTrue, Reason: string(v1.ReasonSynced), Message: "the resource carries every identity that its pods need"}
+	throttled := metav1.Condition{Type: v1.ConditionThrottled, Status: metav1.ConditionFalse, Reason: string(v1.ReasonSynced), Message: "ARM does not ask to wait"}
+	switch {
+	case o.Err != nil:
+		reason, message := Explain(o.Err)
+		synced.Status, synced.Reason, synced.Message = metav1.ConditionFalse, string(reason), message
+		if reason == v1.ReasonThrottled {
+			throttled.Status, throttled.Reason, throttled.Message = metav1.ConditionTrue, synced.Reason, message
+		}
+	case len(o.Refused) > 0:
+		var names []string
+		for _, id := range slices.SortedFunc(maps.Keys(o.Refused), armid.ID.Compare) {
+			names = append(names, id.String())
+		}
+		synced.Status, synced.Reason = metav1.ConditionFalse, string(v1.ReasonIdentityRefused)
+		synced.Message = "Azure refuses " + strings.Join(names, ", ") + ": see status.refused"
+	case len(o.Pending) > 0:
+		synced.Status, synced.Reason, synced.Message = metav1.ConditionFalse, string(v1.ReasonAttaching), "waiting for Azure to attach identities: see status.pending"
+	}
+	return []metav1.Condition{synced, throttled}
+}
+
+func refused(in map[armid.ID]error) []v1.RefusedIdentity {
+	var out []v1.RefusedIdentity
+	for _, id := range slices.SortedFunc(maps.Keys(in), armid.ID.Compare) {
+		reason, message := Explain(in[id])
+		out = append(out, v1.RefusedIdentity{ResourceID: id.String(), Reason: reason, Message: message})
+	}
+	return out
+}
+
+func presentOf(seen compute.Identities) []armid.ID {
+	return slices.SortedFunc(maps.Keys(seen.Present), armid.ID.Compare)
+}
+
+func texts(ids []armid.ID) []string {
+	var out []string
+	for _, id := range ids {
+		out = append(out, id.String())
+	}
+	return out
+}

@@ -1,0 +1,222 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+)
+
+// The indexes, by the name that a lookup gives.
+const (
+	bySelector = "selector" // pods and bindings
+	byIdentity = "identity" // bindings
+	byPod      = "pod"      // assignments
+	byNode     = "node"     // assignments
+	byRef      = "ref"      // nodes
+)
+
+// AddIndexes registers the indexes. It must be called once, before the cache
+// starts.
+func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	for _, index := range []struct {
+		object client.Object
+		name   string
+		keys   client.IndexerFunc
+	}{
+		{&corev1.Pod{}, bySelector, of(func(p *corev1.Pod) []string { return some(p.Labels[v1.PodLabel]) })},
+		{&v1.AzureIdentityBinding{}, bySelector, of(Selectors)},
+		{&v1.AzureIdentityBinding{}, byIdentity, of(func(b *v1.AzureIdentityBinding) []string {
+			var out []string
+			for _, key := range Names(b) {
+				out = append(out, key.String())
+			}
+			return out
+		})},
+		{&v1.AzureAssignedIdentity{}, byPod, of(func(a *v1.AzureAssignedIdentity) []string { return some(PodOf(a).String()) })},
+		{&v1.AzureAssignedIdentity{}, byNode, of(func(a *v1.AzureAssignedIdentity) []string { return some(a.Spec.NodeName) })},
+		{&corev1.Node{}, byRef, of(func(n *corev1.Node) []string {
+			ref, err := compute.ParseProviderID(n.Spec.ProviderID)
+			if err != nil {
+				return nil
+			}
+			return some(ref.String())
+		})},
+	} {
+		if err := indexer.IndexField(ctx, index.object, index.name, index.keys); err != nil {
+			return fmt.Errorf("indexing %T by %s: %w", index.object, index.name, err)
+		}
+	}
+	return nil
+}
+
+func of[T client.Object](keys func(T) []string) client.IndexerFunc {
+	return func(object client.Object) []string {
+		typed, ok := object.(T)
+		if !ok {
+			return nil
+		}
+		return keys(typed)
+	}
+}
+
+func some(key string) []string {
+	if key == "" {
+		return nil
+	}
+	return []string{key}
+}
+
+// Selectors returns the label values that the binding selects, in either
+// spelling: two where it contradicts itself.
+func Selectors(b *v1.AzureIdentityBinding) []string {
+	return both(b.Spec.Selector, b.Spec.LegacySelector)
+}
+
+// Names returns the identities that the binding names, in either spelling.
+func Names(b *v1.AzureIdentityBinding) []identity.Key {
+	var out []identity.Key
+	for _, name := range both(b.Spec.AzureIdentity, b.Spec.LegacyAzureIdentity) {
+		out = append(out, identity.Key{Namespace: b.Namespace, Name: name})
+	}
+	return out
+}
+
+func both(a, b string) []string {
+	out := some(a)
+	if b != a {
+		out = append(out, some(b)...)
+	}
+	return out
+}
+
+// PodOf returns the pod that an assignment is for.
+func PodOf(a *v1.AzureAssignedIdentity) identity.Key {
+	return identity.Key{Namespace: a.Spec.PodNamespace, Name: a.Spec.Pod}
+}
+
+// Lookup reads the cache. Objects are only read: they are shared.
+type Lookup struct {
+	Reader client.Reader
+}
+
+// Bindings returns the bindings that may have the selector.
+func (l Lookup) Bindings(ctx context.Context, selector string) ([]*v1.AzureIdentityBinding, error) {
+	var list v1.AzureIdentityBindingList
+	err := l.list(ctx, &list, client.MatchingFields{bySelector: selector})
+	return pointers(list.Items), err
+}
+
+// BindingsOf returns the bindings that name an identity.
+func (l Lookup) BindingsOf(ctx context.Context, key identity.Key) ([]*v1.AzureIdentityBinding, error) {
+	var list v1.AzureIdentityBindingList
+	err := l.list(ctx, &list, client.MatchingFields{byIdentity: key.String()})
+	return pointers(list.Items), err
+}
+
+// Identity returns an AzureIdentity, or nil if there is none.
+func (l Lookup) Identity(ctx context.Context, key identity.Key) (*v1.AzureIdentity, error) {
+	var out v1.AzureIdentity
+	found, err := l.get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: key.Name}, &out)
+	if !found {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// Pod returns a pod with the label, or nil if there is none.
+func (l Lookup) Pod(ctx context.Context, key identity.Key) (*corev1.Pod, error) {
+	var out corev1.Pod
+	found, err := l.get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: key.Name}, &out)
+	if !found {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// PodsWith returns the pods with a value of the label.
+func (l Lookup) PodsWith(ctx context.Context, selector string) ([]*corev1.Pod, error) {
+	var list corev1.PodList
+	err := l.list(ctx, &list, client.MatchingFields{bySelector: selector})
+	return pointers(list.Items), err
+}
+
+// Assignment returns an assignment by its own name, or nil if there is none.
+func (l Lookup) Assignment(ctx context.Context, namespace, name string) (*v1.AzureAssignedIdentity, error) {
+	var out v1.AzureAssignedIdentity
+	found, err := l.get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &out)
+	if !found {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// AssignmentsOf returns a pod's assignments, in every namespace.
+func (l Lookup) AssignmentsOf(ctx context.Context, pod identity.Key) ([]*v1.AzureAssignedIdentity, error) {
+	var list v1.AzureAssignedIdentityList
+	err := l.list(ctx, &list, client.MatchingFields{byPod: pod.String()})
+	return pointers(list.Items), err
+}
+
+// AssignmentsOn returns the assignments of a node's pods.
+func (l Lookup) AssignmentsOn(ctx context.Context, node string) ([]*v1.AzureAssignedIdentity, error) {
+	var list v1.AzureAssignedIdentityList
+	err := l.list(ctx, &list, client.MatchingFields{byNode: node})
+	return pointers(list.Items), err
+}
+
+// Node returns a node, or nil if there is none.
+func (l Lookup) Node(ctx context.Context, name string) (*corev1.Node, error) {
+	var out corev1.Node
+	found, err := l.get(ctx, client.ObjectKey{Name: name}, &out)
+	if !found {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// NodesOf returns the nodes of a virtual machine or scale set.
+func (l Lookup) NodesOf(ctx context.Context, ref compute.Ref) ([]*corev1.Node, error) {
+	var list corev1.NodeList
+	err := l.list(ctx, &list, client.MatchingFields{byRef: ref.String()})
+	return pointers(list.Items), err
+}
+
+// Attachments returns every AzureIdentityAttachment of the controller's.
+func (l Lookup) Attachments(ctx context.Context) ([]*v1.AzureIdentityAttachment, error) {
+	var list v1.AzureIdentityAttachmentList
+	err := l.list(ctx, &list)
+	return pointers(list.Items), err
+}
+
+func (l Lookup) list(ctx context.Context, list client.ObjectList, options ...client.ListOption) error {
+	if err := l.Reader.List(ctx, list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
+		return fmt.Errorf("listing %T: %w", list, err)
+	}
+	return nil
+}
+
+func (l Lookup) get(ctx context.Context, key client.ObjectKey, object client.Object) (found bool, err error) {
+	err = l.Reader.Get(ctx, key, object)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading %T %s: %w", object, key, err)
+	}
+	return true, nil
+}
+
+func pointers[T any](items []T) []*T {
+	out := make([]*T, len(items))
+	for i := range items {
+		out[i] = &items[i]
+	}
+	return out
+}

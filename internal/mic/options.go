@@ -1,0 +1,92 @@
+package mic
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"k8s.io/client-go/rest"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+)
+
+// Options are what a user sets. [ParseOptions] fills them with the defaults.
+type Options struct {
+	Kubeconfig       string // empty: the pod's own ServiceAccount
+	CloudConfig      string // path of azure.json; empty: the environment
+	ForceNamespaced  bool
+	ShowVersion      bool
+	ElectionInstance string // this replica's name in the Lease
+	ElectionNS       string
+	ElectionName     string
+	ElectionDuration time.Duration
+	ProbePort        int
+	PrometheusPort   int
+	ImmutableMSIs    string  // client IDs or ARM IDs, separated by commas
+	CustomUserAgent  string  // appended to the User-Agent of requests to Azure
+	ClientQPS        float64 // requests per second to the API server; 0: it is the server that limits
+	GatherWindow     time.Duration
+	RetryMin         time.Duration
+	RetryMax         time.Duration
+	Log              obs.LogOptions
+
+	// Version is the program's own.
+	Version string
+	// Getenv reads the environment; nil is [os.Getenv].
+	Getenv func(string) string
+	// Logger gets the logs; nil discards them.
+	Logger *slog.Logger
+	// Kube, if set, is used in the place of Kubeconfig.
+	Kube *rest.Config
+	// Transport, if set, carries every request to Azure.
+	Transport policy.Transporter
+}
+
+// ParseOptions reads the command line, without the program's name. Flags take
+// one or two dashes. Usage and mistakes are printed to stderr.
+func ParseOptions(args []string, stderr io.Writer) (Options, error) {
+	hostname, err := os.Hostname()
+	if err != nil {
+		return Options{}, fmt.Errorf("reading the host name: %w", err)
+	}
+	var o Options
+	flags := flag.NewFlagSet("mic", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	o.bind(flags, hostname)
+	if err := flags.Parse(args); err != nil {
+		return Options{}, fmt.Errorf("reading the command line: %w", err)
+	}
+	if flags.NArg() > 0 {
+		return Options{}, fmt.Errorf("reading the command line: unexpected %q: mic takes flags only", flags.Args())
+	}
+	return o, nil
+}
+
+func (o *Options) bind(flags *flag.FlagSet, hostname string) {
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "path of a kubeconfig; empty inside a cluster")
+	flags.StringVar(&o.CloudConfig, "cloudconfig", "", "path of azure.json; empty for the environment variables CLOUD, TENANT_ID, CLIENT_ID, CLIENT_SECRET, USE_MSI and USER_ASSIGNED_MSI_CLIENT_ID")
+	flags.BoolVar(&o.ForceNamespaced, "forceNamespaced", false, "let identities be used by pods of their own namespace only (also: environment variable FORCENAMESPACED=true)")
+	flags.BoolVar(&o.ShowVersion, "version", false, "print the version and exit")
+	flags.StringVar(&o.ElectionInstance, "leader-election-instance", hostname, "this replica's name in the Lease")
+	flags.StringVar(&o.ElectionNS, "leader-election-namespace", "default", "namespace of the Lease")
+	flags.StringVar(&o.ElectionName, "leader-election-name", "aad-pod-identity-mic", "name of the Lease")
+	flags.DurationVar(&o.ElectionDuration, "leader-election-duration", 15*time.Second, "how long a leader that says nothing stays leader")
+	flags.IntVar(&o.ProbePort, "http-probe-port", 8080, "port of /healthz and /readyz")
+	flags.IntVar(&o.PrometheusPort, "prometheus-port", 8888, "port of /metrics")
+	flags.StringVar(&o.ImmutableMSIs, "immutable-user-msis", "", "client IDs or ARM IDs of identities that are never removed from a node, in any case, separated by commas")
+	flags.StringVar(&o.CustomUserAgent, "custom-user-agent", "", "text appended to the User-Agent of requests to Azure")
+	flags.Float64Var(&o.ClientQPS, "clientQps", 0, "requests per second, and burst, to the API server; 0 leaves it to the API server's own fairness")
+	flags.DurationVar(&o.GatherWindow, "gather-window", 500*time.Millisecond, "how long the first change for a scale set waits for others to join its request: the pods of one rollout appear within this time, and it is little beside the 40 to 60 seconds that Azure takes")
+	flags.DurationVar(&o.RetryMin, "retry-min", time.Second, "first wait after a request that Azure did not carry out; doubled each time")
+	flags.DurationVar(&o.RetryMax, "retry-max", 5*time.Minute, "longest wait after a request that Azure did not carry out")
+	flags.StringVar(&o.Log.Format, "log-format", "text", "text or json")
+	flags.IntVar(&o.Log.Verbosity, "v", 0, "verbosity of the log: 0 for decisions and changes, 5 for all")
+}
+
+// IsHelp reports whether an error of [ParseOptions] is a printed help.
+func IsHelp(err error) bool { return errors.Is(err, flag.ErrHelp) }
