@@ -71,6 +71,9 @@ const (
 	// ReasonException: an AzurePodIdentityException sent the request on to the
 	// node's metadata service.
 	ReasonException Reason = "Exception"
+	// ReasonForwarded: the request, not one for a token, went on to the node's
+	// metadata service, as any pod's may.
+	ReasonForwarded Reason = "Forwarded"
 	// ReasonInvalidRequest: the request is not one that the metadata service
 	// would answer.
 	ReasonInvalidRequest Reason = "InvalidRequest"
@@ -100,6 +103,15 @@ const (
 	ReasonUpstreamThrottled Reason = "UpstreamThrottled"
 	// ReasonUpstreamUnavailable: the metadata service or Entra is down.
 	ReasonUpstreamUnavailable Reason = "UpstreamUnavailable"
+	// ReasonMethodNotAllowed: the path is served, but not for this HTTP method.
+	ReasonMethodNotAllowed Reason = "MethodNotAllowed"
+	// ReasonBlocked: this install keeps instance metadata from pods.
+	ReasonBlocked Reason = "Blocked"
+	// ReasonInternalError: the agent made a mistake; its log says which.
+	ReasonInternalError Reason = "InternalError"
+	// ReasonSeveralIdentities: the pod may use several identities and asked for
+	// none in particular.
+	ReasonSeveralIdentities Reason = "SeveralIdentities"
 	// ReasonNotReady: the agent has not yet read what it needs from the API server.
 	ReasonNotReady Reason = "NotReady"
 )

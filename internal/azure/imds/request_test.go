@@ -1,0 +1,154 @@
+package imds_test
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+)
+
+const resourceID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/Demo"
+
+func parsedID(t testing.TB, s string) armid.ID {
+	t.Helper()
+	id, err := armid.ParseUserAssigned(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestCheckHeaders(t *testing.T) {
+	for name, test := range map[string]struct {
+		header    http.Header
+		optional  bool
+		want      string
+		forwarded bool
+	}{
+		"true":                           {header: http.Header{"Metadata": {"true"}}},
+		"any case":                       {header: http.Header{"Metadata": {"True"}}},
+		"white space around":             {header: http.Header{"Metadata": {" TRUE "}}},
+		"absent":                         {header: http.Header{}, want: "Required metadata header not specified"},
+		"false":                          {header: http.Header{"Metadata": {"false"}}, want: "Required metadata header not specified"},
+		"true, then false":               {header: http.Header{"Metadata": {"true", "false"}}, want: "Required metadata header not specified"},
+		"absent and not required":        {header: http.Header{}, optional: true},
+		"forwarded":                      {header: http.Header{"Metadata": {"true"}, "X-Forwarded-For": {"10.0.0.1"}}, want: "X-Forwarded-For", forwarded: true},
+		"forwarded for nobody":           {header: http.Header{"Metadata": {"true"}, "X-Forwarded-For": {""}}, want: "X-Forwarded-For", forwarded: true},
+		"forwarded, header not required": {header: http.Header{"X-Forwarded-For": {"a"}}, optional: true, want: "X-Forwarded-For", forwarded: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := imds.CheckHeaders(test.header, !test.optional)
+			if test.want == "" {
+				if err != nil {
+					t.Fatalf("refused: %v", err)
+				}
+				return
+			}
+			var refused *imds.RequestError
+			if !errors.As(err, &refused) || !strings.Contains(refused.Description, test.want) || refused.Forwarded != test.forwarded {
+				t.Fatalf("got %#v, want %q, forwarded %v", err, test.want, test.forwarded)
+			}
+		})
+	}
+}
+
+func TestParseTokenQuery(t *testing.T) {
+	id := parsedID(t, resourceID)
+	for name, test := range map[string]struct {
+		query string
+		want  imds.TokenRequest
+	}{
+		"resource alone":           {"resource=https://vault.azure.net", imds.TokenRequest{Resource: "https://vault.azure.net"}},
+		"escaped resource":         {"api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net%2F", imds.TokenRequest{Resource: "https://vault.azure.net/"}},
+		"by client ID":             {"resource=r&client_id=ABC", imds.TokenRequest{Resource: "r", ClientID: "ABC"}},
+		"by object ID":             {"resource=r&object_id=abc", imds.TokenRequest{Resource: "r", ObjectID: "abc"}},
+		"by msi_res_id":            {"resource=r&msi_res_id=" + url.QueryEscape(resourceID), imds.TokenRequest{Resource: "r", ResourceID: id}},
+		"by mi_res_id":             {"resource=r&mi_res_id=" + url.QueryEscape(strings.ToUpper(resourceID)), imds.TokenRequest{Resource: "r", ResourceID: id}},
+		"both names, same ID":      {"resource=r&mi_res_id=" + resourceID + "&msi_res_id=" + strings.ToLower(resourceID), imds.TokenRequest{Resource: "r", ResourceID: id}},
+		"names in any case":        {"Resource=r&CLIENT_ID=a", imds.TokenRequest{Resource: "r", ClientID: "a"}},
+		"empty value is absent":    {"resource=r&client_id=&mi_res_id=", imds.TokenRequest{Resource: "r"}},
+		"unknown names are let be": {"resource=r&bypass_cache=true&x=y", imds.TokenRequest{Resource: "r"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := imds.ParseTokenQuery(test.query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(armid.ID{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestParseTokenQueryRefuses(t *testing.T) {
+	for name, test := range map[string]struct{ query, words string }{
+		"no resource":                {"client_id=a", "'resource' is missing"},
+		"empty resource":             {"resource=", "'resource' is missing"},
+		"a resource without end":     {"resource=" + strings.Repeat("a", 2000), "longer than"},
+		"resource twice":             {"resource=a&resource=b", "more than once"},
+		"resource twice, same":       {"resource=a&resource=a", "more than once"},
+		"client_id twice by case":    {"resource=a&client_id=b&Client_ID=c", "more than once"},
+		"an unknown name twice":      {"resource=a&x=1&x=2", "more than once"},
+		"semicolons":                 {"resource=a;client_id=b", "cannot be parsed"},
+		"broken escape":              {"resource=%zz", "cannot be parsed"},
+		"resource ID is a name":      {"resource=r&mi_res_id=demo", "not the ID of a managed identity"},
+		"resource ID of a VM":        {"resource=r&msi_res_id=/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v", "not the ID of a managed identity"},
+		"resource IDs that differ":   {"resource=r&mi_res_id=" + resourceID + "&msi_res_id=" + resourceID + "2", "different identities"},
+		"resource ID broken in both": {"resource=r&mi_res_id=x&msi_res_id=" + resourceID, "'mi_res_id' is not"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := imds.ParseTokenQuery(test.query)
+			var refused *imds.RequestError
+			if !errors.As(err, &refused) || !strings.Contains(refused.Description, test.words) {
+				t.Fatalf("got %v, want a RequestError that says %q", err, test.words)
+			}
+		})
+	}
+}
+
+// Whatever the query, what is understood is what every other reader of it would
+// have understood: each name once, with the value that stands there.
+func FuzzParseTokenQuery(f *testing.F) {
+	for _, seed := range []string{"resource=r&client_id=c", "resource=r&object_id=o&mi_res_id=" + resourceID, "resource=a&resource=b", "Resource=a;b", "%zz", "resource=%00"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		got, err := imds.ParseTokenQuery(query)
+		if err != nil {
+			var refused *imds.RequestError
+			if !errors.As(err, &refused) || refused.Description == "" {
+				t.Fatalf("refused with %#v", err)
+			}
+			return
+		}
+		values, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatalf("accepted %q, which does not parse", query)
+		}
+		for _, want := range []struct{ name, value string }{{"resource", got.Resource}, {"client_id", got.ClientID}, {"object_id", got.ObjectID}} {
+			if all := named(values, want.name); strings.Join(all, "") != want.value || len(all) > 1 {
+				t.Fatalf("%q: %s is %q, understood as %q", query, want.name, all, want.value)
+			}
+		}
+		if len(named(values, "msi_res_id"))+len(named(values, "mi_res_id")) == 0 && !got.ResourceID.IsZero() {
+			t.Fatalf("%q: a resource ID from nowhere", query)
+		}
+	})
+}
+
+func named(values url.Values, name string) []string {
+	var out []string
+	for key, all := range values {
+		if strings.ToLower(key) == name {
+			out = append(out, all...)
+		}
+	}
+	return out
+}

@@ -1,0 +1,213 @@
+package nmi
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/resolve"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+)
+
+// objects is what the API server said, as far as it has been seen.
+type objects interface {
+	binding.Catalog
+	resolve.Cluster
+	Assigned(pod identity.Key) []*v1.AzureAssignedIdentity
+	Exceptions(namespace string) []*v1.AzurePodIdentityException
+	Changed() <-chan struct{}
+	Unsynced() []string
+}
+
+// agent is the flow of one request through the stages: caller, resolve,
+// tokensource.
+type agent struct {
+	node     string
+	managed  bool
+	policy   binding.Policy
+	callers  *caller.Index
+	objects  objects
+	tokens   tokensource.Source
+	warnings warnings
+	// wait bounds how long a request waits for what may come by itself.
+	wait time.Duration
+
+	ready atomic.Bool // objects were synced once, and so stay
+}
+
+var _ server.Agent = (*agent)(nil)
+
+// warnings tells the people who run a pod what they can mend.
+type warnings interface {
+	Warn(pod caller.Pod, reason v1.Reason, message string)
+}
+
+// Identify names the calling pod. Before everything that decides has been seen,
+// it refuses: a pod without its exception, or a binding without its identity,
+// would be judged by half the facts.
+func (a *agent) Identify(ctx context.Context, remote netip.Addr, wait bool, record *audit.Record) (server.Caller, error) {
+	if err := a.synced(); err != nil {
+		return nil, err
+	}
+	find := func() (caller.Pod, error) { return a.callers.Find(remote) }
+	if wait {
+		find = func() (caller.Pod, error) { return a.callers.Lookup(ctx, remote) }
+	}
+	pod, err := find()
+	if err != nil {
+		return nil, err
+	}
+	record.Pod, record.UID, record.ServiceAccount = pod.Key, pod.UID, pod.ServiceAccount
+	_, excepted := binding.Exception(rulePod(pod), a.objects.Exceptions(pod.Namespace))
+	return &podCaller{agent: a, pod: pod, remote: remote, excepted: excepted}, nil
+}
+
+func (a *agent) synced() error {
+	if a.ready.Load() {
+		return nil
+	}
+	missing := a.objects.Unsynced()
+	if len(missing) == 0 {
+		a.ready.Store(true)
+		return nil
+	}
+	slices.Sort(missing)
+	return refusal.New(v1.ReasonNotReady, "the agent has not yet read from the API server: %s", strings.Join(missing, ", "))
+}
+
+func rulePod(pod caller.Pod) binding.Pod {
+	return binding.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}
+}
+
+// podCaller is one pod that asks.
+type podCaller struct {
+	agent    *agent
+	pod      caller.Pod
+	remote   netip.Addr
+	excepted bool
+}
+
+// Excepted reports whether an AzurePodIdentityException selects the pod.
+func (p *podCaller) Excepted() bool { return p.excepted }
+
+// Token answers, or waits for a while on the watch if what is missing may come
+// by itself. What the pod's owner can mend becomes an Event on the pod.
+func (p *podCaller) Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Token, error) {
+	patience, cancel := context.WithTimeout(ctx, p.agent.wait)
+	defer cancel()
+	for {
+		changed := p.agent.objects.Changed()
+		token, err := p.attempt(ctx, request, record)
+		if err == nil {
+			return token, nil
+		}
+		if !resolve.Waits(refusal.Of(err).Reason) || !until(patience, changed) {
+			p.warn(err)
+			return imds.Token{}, err
+		}
+		if err := p.refresh(); err != nil {
+			return imds.Token{}, err
+		}
+	}
+}
+
+// until waits for a change; false if ctx ended first.
+func until(ctx context.Context, changed <-chan struct{}) bool {
+	select {
+	case <-changed:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// refresh looks at the pod again, which may have got a label meanwhile, or have
+// ended and left its address to another.
+func (p *podCaller) refresh() error {
+	pod, err := p.agent.callers.Find(p.remote)
+	if err != nil {
+		return err
+	}
+	if pod.UID != p.pod.UID {
+		return refusal.New(v1.ReasonCallerUnknown, "pod %s has ended", p.pod.Key)
+	}
+	p.pod = pod
+	return nil
+}
+
+func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Token, error) {
+	query := resolve.Query{ClientID: request.ClientID, ObjectID: request.ObjectID, ResourceID: request.ResourceID}
+	choice, refused := resolve.Resolve(query, p.candidates(), p.agent.objects)
+	if refused != nil {
+		return imds.Token{}, refused
+	}
+	if request.ObjectID != "" {
+		return p.byObjectID(ctx, choice, request, record)
+	}
+	chosen := choice.Identities[0]
+	record.Identity = chosen.Key
+	if choice.Several {
+		p.agent.warnings.Warn(p.pod, v1.ReasonSeveralIdentities,
+			"the pod asked for no identity in particular and has several: it gets AzureIdentity "+chosen.Key.String()+"; give client_id or the resource ID to choose")
+	}
+	return p.agent.tokens.Token(ctx, tokensource.Request{Identity: chosen, Resource: request.Resource})
+}
+
+func (p *podCaller) candidates() resolve.Candidates {
+	a := p.agent
+	if a.managed {
+		return resolve.Managed(rulePod(p.pod), a.objects)
+	}
+	return resolve.Standard(resolve.StandardInput{
+		Pod: rulePod(p.pod), Node: a.node, Catalog: a.objects, Policy: a.policy, Assigned: a.objects.Assigned(p.pod.Key),
+	})
+}
+
+// byObjectID asks for the tokens of the pod's identities until one says that it
+// is for the principal that was asked for: no AzureIdentity knows its object ID,
+// but the tokens, which come straight from the service, do. A token for another
+// principal never gets out. Where an identity could not be looked at, that is
+// the answer rather than "not found".
+func (p *podCaller) byObjectID(ctx context.Context, choice resolve.Choice, request imds.TokenRequest, record *audit.Record) (imds.Token, error) {
+	var failures []error
+	for _, candidate := range choice.Identities {
+		token, err := p.agent.tokens.Token(ctx, tokensource.Request{Identity: candidate, Resource: request.Resource})
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		if oid, ok := token.ObjectID(); ok && strings.EqualFold(oid, request.ObjectID) {
+			record.Identity = candidate.Key
+			return token, nil
+		}
+	}
+	if len(failures) > 0 {
+		return imds.Token{}, errors.Join(failures...)
+	}
+	return imds.Token{}, choice.Otherwise
+}
+
+// warn tells the owners of the pod what they can mend. A pod without the label
+// has nothing to do with pod identity, and every SDK tries the metadata service
+// once; what is merely not attached yet mends itself.
+func (p *podCaller) warn(err error) {
+	refused := refusal.Of(err)
+	switch refused.Reason {
+	case v1.ReasonNoBinding, v1.ReasonIdentityNotFound, v1.ReasonNotAssigned, v1.ReasonNotBound, v1.ReasonUnknownIdentity,
+		v1.ReasonNamespaceMismatch, v1.ReasonInvalidBinding, v1.ReasonInvalidIdentity, v1.ReasonNameConflict,
+		v1.ReasonUnsupportedIdentityType, v1.ReasonUpstreamRefused:
+		p.agent.warnings.Warn(p.pod, refused.Reason, refused.Message)
+	}
+}

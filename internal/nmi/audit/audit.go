@@ -1,0 +1,94 @@
+// Package audit writes one structured line for every decision about a pod's
+// request.
+//
+// A line says who asked for what and how it went. It must never hold a token, a
+// secret or a body.
+package audit
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+)
+
+// Route is the part of the metadata service that was asked; the set is closed
+// and labels metrics.
+type Route string
+
+// The routes.
+const (
+	RouteToken    Route = "token"
+	RouteInstance Route = "instance"
+	RouteOther    Route = "other"
+)
+
+// Record is one decision. What is not known by the time of a refusal is zero.
+type Record struct {
+	Remote         netip.Addr
+	Route          Route
+	Pod            identity.Key
+	UID            types.UID
+	ServiceAccount string
+	Identity       identity.Key
+	Resource       string
+	Reason         v1.Reason
+	// Status is the HTTP status of the answer.
+	Status int
+	Took   time.Duration
+	// Err is what is behind a refusal, beyond what the pod was told.
+	Err error
+}
+
+// Outcome is "issued", "forwarded" or "refused".
+func (r *Record) Outcome() string {
+	switch r.Reason {
+	case v1.ReasonIssued:
+		return "issued"
+	case v1.ReasonException, v1.ReasonForwarded:
+		return "forwarded"
+	}
+	return "refused"
+}
+
+// Log writes the record. Mistakes of the agent itself are errors, the rest is
+// the agent's daily work.
+func (r *Record) Log(ctx context.Context, log *slog.Logger) {
+	level := slog.LevelInfo
+	if r.Reason == v1.ReasonInternalError {
+		level = slog.LevelError
+	}
+	if !log.Enabled(ctx, level) {
+		return
+	}
+	attributes := []slog.Attr{
+		slog.String("outcome", r.Outcome()),
+		slog.String(obs.KeyReason, string(r.Reason)),
+		slog.String(obs.KeyPod, text(r.Pod)),
+		slog.String("podUID", string(r.UID)),
+		slog.String("serviceAccount", r.ServiceAccount),
+		slog.String(obs.KeyIdentity, text(r.Identity)),
+		slog.String(obs.KeyResource, r.Resource),
+		slog.String("route", string(r.Route)),
+		slog.Int(obs.KeyStatus, r.Status),
+		slog.String(obs.KeyRemote, r.Remote.String()),
+		slog.Duration("took", r.Took),
+	}
+	if r.Err != nil {
+		attributes = append(attributes, slog.String("error", r.Err.Error()))
+	}
+	log.LogAttrs(ctx, level, "decided", attributes...)
+}
+
+func text(key identity.Key) string {
+	if key == (identity.Key{}) {
+		return ""
+	}
+	return key.String()
+}

@@ -1,0 +1,81 @@
+// Package caller names the pod behind a connection: a remote address in, one pod
+// of this node out.
+//
+// It holds an index of this node's pods that somebody else feeds from a watch;
+// it must not talk to the API server itself, nor decide what a pod may use.
+package caller
+
+import (
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+)
+
+// Pod is a pod of this node, as far as the agent needs to know it.
+type Pod struct {
+	identity.Key
+	UID            types.UID
+	ServiceAccount string
+	// Labels are shared with the index and only read.
+	Labels map[string]string
+}
+
+// Trim leaves of a pod what this package reads, so that a cache of pods stays
+// small. It fits an informer's transform; what is not a pod stays as it is.
+func Trim(object any) (any, error) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return object, nil
+	}
+	return &corev1.Pod{
+		TypeMeta: pod.TypeMeta,
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, Labels: pod.Labels,
+			ResourceVersion: pod.ResourceVersion,
+		},
+		Spec: corev1.PodSpec{
+			NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, ServiceAccountName: pod.Spec.ServiceAccountName,
+		},
+		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs},
+	}, nil
+}
+
+func podOf(pod *corev1.Pod) Pod {
+	return Pod{
+		Key:            identity.Key{Namespace: pod.Namespace, Name: pod.Name},
+		UID:            pod.UID,
+		ServiceAccount: pod.Spec.ServiceAccountName,
+		Labels:         pod.Labels,
+	}
+}
+
+// addresses returns every address by which the pod can call. A pod of the host's
+// network shares its node's and has none of its own; one that has ended has
+// given its back. Init containers call while the pod is still Pending.
+func addresses(pod *corev1.Pod) ([]netip.Addr, error) {
+	running := pod.Status.Phase == corev1.PodPending || pod.Status.Phase == corev1.PodRunning
+	if pod.Spec.HostNetwork || !running {
+		return nil, nil
+	}
+	texts := []string{pod.Status.PodIP}
+	for _, ip := range pod.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	var out []netip.Addr
+	for _, text := range texts {
+		if text == "" {
+			continue
+		}
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, fmt.Errorf("reading the addresses of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		out = append(out, address.Unmap())
+	}
+	return out, nil
+}

@@ -1,0 +1,54 @@
+package nmi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/spf13/pflag"
+)
+
+// Execute runs the agent with a command line, without the program's name, and
+// returns the exit code of the process: 0 after a clean end, 1 after an error, 2
+// for a command line that cannot be read.
+func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	options := NewOptions()
+	flags := pflag.NewFlagSet("nmi", pflag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.SortFlags = false
+	options.AddFlags(flags)
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return 0
+	case err != nil:
+		say(stderr, "reading the flags: %v (nmi --help lists them)\n", err)
+		return 2
+	case flags.NArg() > 0:
+		say(stderr, "unknown command %q: nmi takes flags only (nmi --help lists them)\n", flags.Arg(0))
+		return 2
+	case options.Version:
+		say(stdout, "NMI Version: %s\n", version())
+		return 0
+	}
+	if err := Run(ctx, options); err != nil {
+		say(stderr, "nmi: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func say(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format, args...) // there is nowhere else to complain
+}
+
+// version is what the build was stamped with.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,121 @@
+package nmi
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+)
+
+// maxResources bounds the values of the label resource, which callers choose.
+const maxResources = 50
+
+// managedIdentityOperation is the value that dashboards know of the label
+// operation_type for the metadata service's tokens of user-assigned identities.
+const managedIdentityOperation = "adal_token_msi_userassignedid"
+
+// metrics are the agent's. Those that begin with aadpodidentity_ have the names,
+// labels and buckets of AAD Pod Identity v1.8.17, so that its dashboards stay
+// right; the labels are bounded here.
+type metrics struct {
+	registry *prometheus.Registry
+
+	operations   *prometheus.HistogramVec
+	imdsDuration *prometheus.HistogramVec
+	imdsErrors   *prometheus.CounterVec
+	decisions    *prometheus.CounterVec
+	cache        *prometheus.CounterVec
+	upstream     *prometheus.HistogramVec
+	repairs      prometheus.Counter
+
+	mu        sync.Mutex // protects all following fields
+	resources map[string]bool
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		operations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aadpodidentity_nmi_operations_duration_seconds", Help: "Time to answer a token request.",
+			Buckets: []float64{.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100},
+		}, []string{"namespace", "operation_type", "resource", "status_code"}),
+		imdsDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aadpodidentity_imds_operations_duration_seconds", Help: "Time of token requests to the metadata service that succeeded.",
+			Buckets: []float64{.01, .02, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1, 2, 3, 4, 5, 10},
+		}, []string{"operation_type"}),
+		imdsErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aadpodidentity_imds_operations_errors_count", Help: "Token requests to the metadata service that failed.",
+		}, []string{"operation_type"}),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nmi_decisions_total", Help: "Requests of pods, by what was decided.",
+		}, []string{"route", "reason"}),
+		cache: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nmi_token_cache_total", Help: "Requests to the token cache, by how it answered.",
+		}, []string{"result"}),
+		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "nmi_upstream_duration_seconds", Help: "Time of token requests to the metadata service, by how they went.",
+			Buckets: prometheus.DefBuckets,
+		}, []string{"code"}),
+		repairs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nmi_redirect_repairs_total", Help: "How often the redirect's rules had to be put back.",
+		}),
+		resources: map[string]bool{},
+	}
+	m.registry.MustRegister(m.operations, m.imdsDuration, m.imdsErrors, m.decisions, m.cache, m.upstream, m.repairs,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// decided counts one decision.
+func (m *metrics) decided(record *audit.Record) {
+	m.decisions.WithLabelValues(string(record.Route), string(record.Reason)).Inc()
+	if record.Route == audit.RouteToken {
+		m.operations.WithLabelValues(record.Pod.Namespace, imds.TokenPath, m.resource(record), strconv.Itoa(record.Status)).Observe(record.Took.Seconds())
+	}
+}
+
+// resource returns what the label resource says: the audience of tokens that
+// were issued, as far as there is room, and "other". What was merely asked for
+// is the caller's to invent.
+func (m *metrics) resource(record *audit.Record) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case record.Resource == "" || m.resources[record.Resource]:
+		return record.Resource
+	case record.Reason != v1.ReasonIssued || len(m.resources) >= maxResources:
+		return "other"
+	}
+	m.resources[record.Resource] = true
+	return record.Resource
+}
+
+// asked counts one token request to the metadata service.
+func (m *metrics) asked(code string, took time.Duration) {
+	m.upstream.WithLabelValues(code).Observe(took.Seconds())
+	if code != "ok" {
+		m.imdsErrors.WithLabelValues(managedIdentityOperation).Inc()
+		return
+	}
+	m.imdsDuration.WithLabelValues(managedIdentityOperation).Observe(took.Seconds())
+}
+
+// cached counts one answer of the token cache.
+func (m *metrics) cached(result tokensource.Result) {
+	m.cache.WithLabelValues(string(result)).Inc()
+}

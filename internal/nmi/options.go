@@ -1,0 +1,259 @@
+package nmi
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+)
+
+// Options are what a user sets. Names and defaults of the flags are those of AAD
+// Pod Identity v1.8.17 where it had one. Use [NewOptions], then AddFlags.
+type Options struct {
+	Node          string
+	ListenAddress string
+	Port          string
+	MetadataIP    string
+	MetadataPort  string
+	ProbePort     string
+	MetricsPort   string
+	Kubeconfig    string
+	// Upstream is the real metadata service, where it is not at MetadataIP.
+	Upstream string
+
+	Mode                  string
+	Namespaced            bool
+	BlockInstanceMetadata bool
+	MetadataHeader        bool
+	RetryAfterHeader      bool
+	ScaleFeatures         bool
+	UserAgent             string
+	Log                   obs.LogOptions
+
+	// RuleIntervalSeconds is how often the redirect is looked at unasked.
+	RuleIntervalSeconds int
+	// AssignmentWait bounds how long a request waits for an assignment. The
+	// three below, if any is set, bound it instead.
+	AssignmentWait      time.Duration
+	RetriesForCreated   int
+	RetriesForAssigned  int
+	RetryIntervalSecond int
+
+	// Logger replaces the logger that Log describes; nil does not.
+	Logger *slog.Logger
+	// Version prints the version and ends.
+	Version bool
+
+	ignored []*pflag.Flag
+	flags   *pflag.FlagSet
+
+	// For tests: zero values are the real thing.
+	rest        *rest.Config
+	newRedirect func(redirect.Config) (redirector, error)
+	listening   func(api, probes, metrics netip.AddrPort)
+}
+
+// The default retries of the old agent, which count as soon as one of them is
+// set.
+const (
+	contractRetriesForCreated  = 16
+	contractRetriesForAssigned = 4
+	contractRetryInterval      = 5
+)
+
+// defaultAssignmentWait is far below the old agent's 80 to 100 seconds: SDKs ask
+// again by themselves, and a connection that is held is a file descriptor of
+// every pod's agent.
+const defaultAssignmentWait = 4 * time.Second
+
+// NewOptions returns the defaults, with what the environment says: KUBECONFIG
+// and FORCENAMESPACED, as they always were.
+func NewOptions() *Options {
+	return &Options{
+		ListenAddress: "127.0.0.1", Port: "2579",
+		MetadataIP: "169.254.169.254", MetadataPort: "80",
+		ProbePort: "8080", MetricsPort: "9090",
+		Kubeconfig:          os.Getenv("KUBECONFIG"),
+		Mode:                "standard",
+		Namespaced:          os.Getenv("FORCENAMESPACED") == "true",
+		MetadataHeader:      true,
+		ScaleFeatures:       true,
+		RuleIntervalSeconds: 60,
+		AssignmentWait:      defaultAssignmentWait,
+		RetriesForCreated:   contractRetriesForCreated,
+		RetriesForAssigned:  contractRetriesForAssigned,
+		RetryIntervalSecond: contractRetryInterval,
+	}
+}
+
+// AddFlags defines the flags.
+func (o *Options) AddFlags(f *pflag.FlagSet) {
+	o.flags = f
+	f.StringVar(&o.Node, "node", o.Node, "name of the node that this agent runs on (required)")
+	f.StringVar(&o.ListenAddress, "nmi-listen-address", o.ListenAddress, "IPv4 address to serve pods on")
+	f.StringVar(&o.Port, "nmi-port", o.Port, "port to serve pods on")
+	f.StringVar(&o.MetadataIP, "metadata-ip", o.MetadataIP, "address of the metadata service, for the redirect and for requests to it")
+	f.StringVar(&o.MetadataPort, "metadata-port", o.MetadataPort, "port of the metadata service")
+	f.StringVar(&o.ProbePort, "http-probe-port", o.ProbePort, "port of /healthz and /readyz")
+	f.StringVar(&o.MetricsPort, "prometheus-port", o.MetricsPort, "port of /metrics")
+	f.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig, "kubeconfig file; empty for the pod's own ServiceAccount")
+	f.StringVar(&o.Mode, "operation-mode", o.Mode, "standard (the controller attaches identities) or managed (the operator does)")
+	f.BoolVar(&o.Namespaced, "forceNamespaced", o.Namespaced, "restrict every identity to pods of its own namespace; managed mode always does")
+	f.BoolVar(&o.BlockInstanceMetadata, "block-instance-metadata", o.BlockInstanceMetadata, "refuse /metadata/instance to pods")
+	f.BoolVar(&o.MetadataHeader, "metadata-header-required", o.MetadataHeader, "refuse requests without the header Metadata: true")
+	f.BoolVar(&o.RetryAfterHeader, "set-retry-after-header", o.RetryAfterHeader, "answer what is not there yet with 503 and Retry-After: 20 instead of 404")
+	f.BoolVar(&o.ScaleFeatures, "enableScaleFeatures", o.ScaleFeatures, "watch only the AzureAssignedIdentities with this node's label; false if some are older than 1.5.3 and have none")
+	f.StringVar(&o.UserAgent, "custom-user-agent", o.UserAgent, "text to add to the user agent of requests")
+	f.IntVar(&o.RuleIntervalSeconds, "ipt-update-interval-sec", o.RuleIntervalSeconds, "seconds between unasked looks at the redirect's rules")
+	f.DurationVar(&o.AssignmentWait, "assignment-wait", o.AssignmentWait, "how long a request waits for an assignment that is still to come")
+	f.IntVar(&o.RetriesForCreated, "retry-attempts-for-created", o.RetriesForCreated, "with the next two, if any is set: the wait is (created + assigned) × interval, instead of --assignment-wait")
+	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
+	f.IntVar(&o.RetryIntervalSecond, "find-identity-retry-interval", o.RetryIntervalSecond, "seconds; see --retry-attempts-for-created")
+	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
+	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
+	f.BoolVar(&o.Version, "version", false, "print the version and end")
+	f.StringVar(&o.Upstream, "metadata-upstream", "", "address:port to ask the metadata service at, if it is not --metadata-ip and --metadata-port")
+	hide(f, "metadata-upstream")
+	o.addIgnored(f)
+}
+
+// addIgnored takes the flags of the old agent that mean nothing here, so that
+// existing manifests go on working.
+func (o *Options) addIgnored(f *pflag.FlagSet) {
+	for _, name := range []string{"MICNamespace", "kubelet-config", "vmodule", "stderrthreshold", "log_dir", "log_file", "log_file_max_size", "log_backtrace_at"} {
+		f.String(name, "", "has no effect")
+		o.ignore(f, name)
+	}
+	for _, name := range []string{
+		"enableProfile", "allow-network-plugin-kubenet", "enable-conntrack-deletion",
+		"logtostderr", "alsologtostderr", "skip_headers", "skip_log_headers", "add_dir_header", "one_output",
+	} {
+		f.Bool(name, false, "has no effect")
+		o.ignore(f, name)
+	}
+}
+
+func (o *Options) ignore(f *pflag.FlagSet, name string) {
+	hide(f, name)
+	o.ignored = append(o.ignored, f.Lookup(name))
+}
+
+func hide(f *pflag.FlagSet, name string) { f.Lookup(name).Hidden = true }
+
+// Ignored returns the flags that were given and have no effect.
+func (o *Options) Ignored() []string {
+	var out []string
+	for _, flag := range o.ignored {
+		if flag.Changed {
+			out = append(out, "--"+flag.Name)
+		}
+	}
+	return out
+}
+
+// config is validated options.
+type config struct {
+	node                         string
+	managed                      bool
+	api, probes, metrics         string
+	metadata, upstream, listener netip.AddrPort
+	wait                         time.Duration
+	ruleInterval                 time.Duration
+}
+
+// config validates. An error names the flag and says what to give it.
+func (o *Options) config() (config, error) {
+	c := config{node: o.Node, managed: strings.EqualFold(o.Mode, "managed"), ruleInterval: time.Duration(o.RuleIntervalSeconds) * time.Second}
+	switch {
+	case o.Node == "":
+		return config{}, fmt.Errorf("--node is empty: give the name of this node, as by the downward API's spec.nodeName")
+	case !c.managed && !strings.EqualFold(o.Mode, "standard"):
+		return config{}, fmt.Errorf("--operation-mode is %q: want standard or managed", o.Mode)
+	case o.RuleIntervalSeconds <= 0:
+		return config{}, fmt.Errorf("--ipt-update-interval-sec is %d: want one or more", o.RuleIntervalSeconds)
+	}
+	if err := o.addresses(&c); err != nil {
+		return config{}, err
+	}
+	var err error
+	c.wait, err = o.wait()
+	return c, err
+}
+
+func (o *Options) addresses(c *config) error {
+	var err error
+	if c.metadata, err = address("metadata", o.MetadataIP, "metadata-ip", o.MetadataPort, "metadata-port"); err != nil {
+		return err
+	}
+	c.upstream = c.metadata
+	if o.Upstream != "" {
+		if c.upstream, err = netip.ParseAddrPort(o.Upstream); err != nil {
+			return fmt.Errorf("reading --metadata-upstream: %w", err)
+		}
+	}
+	if c.listener, err = address("listen", o.ListenAddress, "nmi-listen-address", o.Port, "nmi-port"); err != nil {
+		return err
+	}
+	if c.listener == c.upstream {
+		return fmt.Errorf("--nmi-listen-address and --nmi-port name the metadata service's own address %s: requests would never leave the agent", c.upstream)
+	}
+	c.api = c.listener.String()
+	for _, port := range []struct {
+		flag, value string
+		into        *string
+	}{{"http-probe-port", o.ProbePort, &c.probes}, {"prometheus-port", o.MetricsPort, &c.metrics}} {
+		if _, err := parsePort(port.flag, port.value); err != nil {
+			return err
+		}
+		*port.into = ":" + port.value
+	}
+	return nil
+}
+
+// address reads an address and a port that two flags give.
+func address(what, ip, ipFlag, port, portFlag string) (netip.AddrPort, error) {
+	parsed, err := netip.ParseAddr(ip)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("reading --%s: %w", ipFlag, err)
+	}
+	number, err := parsePort(portFlag, port)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if !parsed.Is4() {
+		return netip.AddrPort{}, fmt.Errorf("--%s is %s: the %s address must be an IPv4 one, as the metadata service's is", ipFlag, ip, what)
+	}
+	return netip.AddrPortFrom(parsed, number), nil
+}
+
+func parsePort(flag, value string) (uint16, error) {
+	parsed, err := netip.ParseAddrPort("0.0.0.0:" + value)
+	if err != nil {
+		return 0, fmt.Errorf("--%s is %q: want a port from 1 to 65535", flag, value)
+	}
+	return parsed.Port(), nil
+}
+
+// maxWait is the old agent's longest wait; nobody needs a longer one.
+const maxWait = 100 * time.Second
+
+func (o *Options) wait() (time.Duration, error) {
+	wait := o.AssignmentWait
+	if o.changed("retry-attempts-for-created") || o.changed("retry-attempts-for-assigned") || o.changed("find-identity-retry-interval") {
+		wait = time.Duration(o.RetriesForCreated+o.RetriesForAssigned) * time.Duration(o.RetryIntervalSecond) * time.Second
+	}
+	if wait < 0 || wait > maxWait {
+		return 0, fmt.Errorf("a request would wait %s for its assignment: want 0 to %s (--assignment-wait, or (--retry-attempts-for-created + --retry-attempts-for-assigned) × --find-identity-retry-interval)", wait, maxWait)
+	}
+	return wait, nil
+}
+
+func (o *Options) changed(name string) bool { return o.flags != nil && o.flags.Changed(name) }

@@ -1,0 +1,44 @@
+package nmi
+
+import (
+	"context"
+	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+)
+
+// redirector leads pods' metadata requests here.
+type redirector interface {
+	// Keep puts the rules in place and keeps them there until ctx ends; they
+	// stay when it does.
+	Keep(ctx context.Context, hooks redirectHooks) error
+	// Verify reads the rules back.
+	Verify(ctx context.Context) error
+}
+
+// redirectHooks are told how the keeping goes.
+type redirectHooks struct {
+	interval time.Duration
+	ready    func()
+	changed  func(redirect.Change)
+	failed   func(error)
+}
+
+// nftables is the redirector of the package redirect.
+type nftables struct{ *redirect.NFTables }
+
+func newNFTables(c redirect.Config) (redirector, error) {
+	datapath, err := redirect.New(c)
+	if err != nil {
+		return nil, err
+	}
+	return nftables{datapath}, nil
+}
+
+// Keep runs the keeper.
+func (n nftables) Keep(ctx context.Context, hooks redirectHooks) error {
+	return redirect.Run(ctx, redirect.Options{
+		Datapath: n.NFTables, Watcher: n.NFTables, Interval: hooks.interval,
+		Ready: hooks.ready, Changed: hooks.changed, Failed: hooks.failed,
+	})
+}

@@ -1,0 +1,267 @@
+// Package nmi is the agent of a node: it leads the metadata requests of the
+// node's pods to itself and answers each with a token of the pod's own identity.
+//
+// It wires the stages below it and holds the flow of one request through them.
+// Rules belong to the stages: whose request it is (caller), which identity
+// answers it (resolve), where the token comes from (tokensource), how it looks
+// (server), and how it gets here (redirect).
+package nmi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	imdssource "github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/watch"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+)
+
+const (
+	// callerWait bounds the wait for a pod's address to become known.
+	callerWait = 2 * time.Second
+	// upstreamTime is what a request may take beyond its waits.
+	upstreamTime = 25 * time.Second
+	// drain is how long requests in flight may take to end.
+	drain = 10 * time.Second
+)
+
+// Run serves until ctx ends, then lets requests in flight end. The redirect's
+// rules stay: until an agent is back, pods reach nothing. It starts without an
+// API server, and is unready until it has read what it needs.
+func Run(ctx context.Context, o *Options) error {
+	c, err := o.config()
+	if err != nil {
+		return fmt.Errorf("reading the flags: %w", err)
+	}
+	log, err := o.logger()
+	if err != nil {
+		return fmt.Errorf("reading the flags: %w", err)
+	}
+	log = log.With(obs.KeyNode, c.node)
+	if ignored := o.Ignored(); len(ignored) > 0 {
+		log.Warn("flags have no effect any more and can go", "flags", ignored)
+	}
+	r, err := o.prepare(c, log)
+	if err != nil {
+		return err
+	}
+	return r.run(ctx)
+}
+
+func (o *Options) logger() (*slog.Logger, error) {
+	if o.Logger != nil {
+		return o.Logger, nil
+	}
+	return obs.NewLogger(os.Stderr, o.Log)
+}
+
+// runner is an agent that is wired and does nothing yet.
+type runner struct {
+	config   config
+	options  *Options
+	log      *slog.Logger
+	rest     *rest.Config
+	redirect redirector
+	store    *watch.Store
+	callers  *caller.Index
+	metrics  *metrics
+	health   *health
+}
+
+func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
+	r := &runner{config: c, options: o, log: log, metrics: newMetrics(), callers: caller.NewIndex(c.node, callerWait)}
+	var err error
+	if r.rest, err = o.kubernetes(); err != nil {
+		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
+	}
+	newRedirect := o.newRedirect
+	if newRedirect == nil {
+		newRedirect = newNFTables
+	}
+	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid())})
+	if err != nil {
+		return nil, fmt.Errorf("preparing the redirect: %w", err)
+	}
+	r.store, err = watch.New(r.rest, watch.Options{
+		Node: c.node, Assigned: !c.managed, AllNodes: !o.ScaleFeatures,
+		Pods: r.callers, PodTransform: caller.Trim, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("preparing the watches: %w", err)
+	}
+	r.health = &health{rules: r.redirect.Verify, unsynced: r.store.Unsynced}
+	return r, nil
+}
+
+func (o *Options) kubernetes() (*rest.Config, error) {
+	var out *rest.Config
+	var err error
+	switch {
+	case o.rest != nil:
+		out = rest.CopyConfig(o.rest)
+	case o.Kubeconfig != "":
+		out, err = clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	default:
+		out, err = rest.InClusterConfig()
+	}
+	if err != nil {
+		return nil, err
+	}
+	out.UserAgent = o.userAgent()
+	return out, nil
+}
+
+func (o *Options) userAgent() string {
+	agent := "aad-pod-identity/NMI/" + version()
+	if o.UserAgent != "" {
+		agent += " " + o.UserAgent
+	}
+	return agent
+}
+
+// listeners are open before anything else begins, so that a port that is taken
+// is known at once.
+type listeners struct {
+	api, probes, metrics net.Listener
+}
+
+func (r *runner) listen(ctx context.Context) (listeners, error) {
+	var out listeners
+	for _, l := range []struct {
+		address, flag string
+		into          *net.Listener
+	}{
+		{r.config.api, "nmi-port", &out.api},
+		{r.config.probes, "http-probe-port", &out.probes},
+		{r.config.metrics, "prometheus-port", &out.metrics},
+	} {
+		listener, err := obs.Listen(ctx, l.address, l.flag)
+		if err != nil {
+			out.close()
+			return listeners{}, err
+		}
+		*l.into = listener
+	}
+	return out, nil
+}
+
+func (l listeners) close() {
+	for _, listener := range []net.Listener{l.api, l.probes, l.metrics} {
+		if listener != nil {
+			_ = listener.Close() // it served nobody
+		}
+	}
+}
+
+func (r *runner) run(ctx context.Context) error {
+	open, err := r.listen(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	warnings, err := newEvents(ctx, r.rest, r.config.node)
+	if err != nil {
+		open.close()
+		return err
+	}
+	context.AfterFunc(ctx, func() { r.health.stopping.Store(true) })
+
+	// Probes and metrics answer until pods' requests have ended, so that those
+	// can be seen ending.
+	watchers, stopWatchers := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWatchers()
+	var aside errgroup.Group
+	aside.Go(func() error { return obs.Serve(watchers, open.probes, r.health.handler(), time.Second) })
+	aside.Go(func() error { return obs.Serve(watchers, open.metrics, r.metrics.handler(), time.Second) })
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.keep(ctx) })
+	group.Go(func() error { r.store.Run(ctx); return nil })
+	group.Go(func() error {
+		r.health.listening.Store(true)
+		return obs.Serve(ctx, open.api, r.handler(warnings), drain)
+	})
+	r.announce(open)
+	err = group.Wait()
+	stopWatchers()
+	if asideErr := aside.Wait(); err == nil {
+		err = asideErr
+	}
+	r.log.Info("ended, the redirect's rules stay")
+	return err
+}
+
+func (r *runner) announce(open listeners) {
+	r.log.Info("serving", "api", open.api.Addr().String(), "probes", open.probes.Addr().String(), "metrics", open.metrics.Addr().String(), "upstream", r.config.upstream.String())
+	if r.options.listening != nil {
+		r.options.listening(addrPort(open.api), addrPort(open.probes), addrPort(open.metrics))
+	}
+}
+
+func addrPort(listener net.Listener) netip.AddrPort {
+	address, _ := listener.Addr().(*net.TCPAddr)
+	return address.AddrPort()
+}
+
+func (r *runner) keep(ctx context.Context) error {
+	err := r.redirect.Keep(ctx, redirectHooks{
+		interval: r.config.ruleInterval,
+		ready: func() {
+			r.health.kept.Store(true)
+			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
+		},
+		changed: func(change redirect.Change) {
+			if change.Rules {
+				r.metrics.repairs.Inc()
+			}
+			r.log.Warn("redirect was put right", "rules", change.Rules, "why", change.Reason, "links", change.Links, "flows", change.Flows)
+		},
+		failed: func(err error) { r.log.Error("redirect is not in place", "error", err) },
+	})
+	if err != nil {
+		return fmt.Errorf("putting the redirect in place: %w", err)
+	}
+	return nil
+}
+
+func (r *runner) handler(w warnings) *server.Server {
+	transport := imds.NewTransport()
+	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
+	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.asked)}
+	return server.New(server.Options{
+		Agent: &agent{
+			node: r.config.node, managed: r.config.managed,
+			policy:  binding.Policy{Namespaced: r.options.Namespaced},
+			callers: r.callers, objects: r.store,
+			tokens:   tokensource.NewCache(source, tokensource.CacheOptions{Timeout: upstreamTime, Observe: r.metrics.cached}),
+			warnings: w, wait: r.config.wait,
+		},
+		Upstream: r.config.upstream, Transport: transport,
+		NoMetadataHeader:      !r.options.MetadataHeader,
+		BlockInstanceMetadata: r.options.BlockInstanceMetadata,
+		RetryAfter:            r.options.RetryAfterHeader,
+		Timeout:               callerWait + r.config.wait + upstreamTime,
+		Log:                   r.log,
+		Done: func(ctx context.Context, record *audit.Record) {
+			r.metrics.decided(record)
+			record.Log(ctx, r.log)
+		},
+	})
+}

@@ -1,0 +1,286 @@
+// Package server answers pods' HTTP requests in the place of the node's metadata
+// service.
+//
+// What is served is an exhaustive list of routes (see routeOf); what is not on
+// it never leaves the node. The package speaks HTTP and the service's dialect;
+// who the caller is and what it may have is decided behind [Agent].
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+)
+
+const contentType = "application/json; charset=utf-8"
+
+// Agent decides about requests. What it finds out on the way, it writes to the
+// record. Its errors are [*refusal.Error]s; others are the agent's mistakes.
+type Agent interface {
+	// Identify names the pod behind an address. wait allows it to wait a moment
+	// for a pod that is not known yet.
+	Identify(ctx context.Context, remote netip.Addr, wait bool, record *audit.Record) (Caller, error)
+}
+
+// Caller is a pod that asks.
+type Caller interface {
+	// Excepted reports whether the pod's requests go to the real service.
+	Excepted() bool
+	// Token returns the token that answers the request.
+	Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Token, error)
+}
+
+// Options configure a [Server].
+type Options struct {
+	Agent Agent
+	// Upstream is the real metadata service.
+	Upstream netip.AddrPort
+	// Transport is the way there; nil is [imds.NewTransport].
+	Transport http.RoundTripper
+	// NoMetadataHeader lets requests without the header Metadata pass.
+	NoMetadataHeader bool
+	// BlockInstanceMetadata keeps /metadata/instance from pods.
+	BlockInstanceMetadata bool
+	// RetryAfter answers what is not there yet with 503 and Retry-After instead
+	// of 404.
+	RetryAfter bool
+	// Timeout bounds one request; 30 seconds if zero.
+	Timeout time.Duration
+	// Done is told every decision; nil tells nobody.
+	Done func(context.Context, *audit.Record)
+	// Now is the clock; nil is the real one.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Server is the handler. Use [New].
+type Server struct {
+	options Options
+}
+
+// New returns a server.
+func New(options Options) *Server {
+	if options.Transport == nil {
+		options.Transport = imds.NewTransport()
+	}
+	if options.Timeout == 0 {
+		options.Timeout = 30 * time.Second
+	}
+	if options.Done == nil {
+		options.Done = func(context.Context, *audit.Record) {}
+	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{options: options}
+}
+
+// ServeHTTP answers one request and tells Done how it went. A panic becomes an
+// InternalError.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := s.options.Now()
+	ctx, cancel := context.WithTimeout(r.Context(), s.options.Timeout)
+	defer cancel()
+	limit(w, s.options.Timeout)
+	record := &audit.Record{Route: audit.RouteOther}
+	out := &response{ResponseWriter: w}
+	defer func() {
+		record.Status, record.Took = out.status, s.options.Now().Sub(start)
+		s.options.Done(ctx, record)
+	}()
+	err := s.guarded(out, r.WithContext(ctx), record)
+	if err == nil {
+		return
+	}
+	refused := refusal.Of(err)
+	record.Reason, record.Err = refused.Reason, refused.Err
+	if out.status != 0 {
+		// Too late to say anything else: the caller must not take what it got
+		// for a whole answer.
+		panic(http.ErrAbortHandler)
+	}
+	s.refuse(out, refused)
+}
+
+// limit bounds the connection by the same time as the request, plus a little to
+// say so. Without it, the deadline for reading the request would end the wait
+// for its answer.
+func limit(w http.ResponseWriter, timeout time.Duration) {
+	controller := http.NewResponseController(w)
+	end := time.Now().Add(timeout + 5*time.Second)
+	// A writer without deadlines is one of a test, which has its own.
+	_ = controller.SetReadDeadline(end)
+	_ = controller.SetWriteDeadline(end)
+}
+
+// response remembers the status that was sent.
+type response struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader passes the status on; informational ones do not count.
+func (r *response) WriteHeader(status int) {
+	if r.status == 0 && status >= http.StatusOK {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write passes the body on.
+func (r *response) Write(body []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(body)
+}
+
+// Unwrap gives http.ResponseController the writer beneath.
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+func (s *Server) guarded(w http.ResponseWriter, r *http.Request, record *audit.Record) (err error) {
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler: // net/http's own way to give up a connection
+			err = refusal.Of(errors.New("the metadata service broke off its answer"))
+		default:
+			err = fmt.Errorf("answering a request: panic: %v", p)
+		}
+	}()
+	return s.serve(w, r, record)
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Record) error {
+	remote, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return fmt.Errorf("reading the remote address: %w", err)
+	}
+	record.Remote = remote.Addr().Unmap()
+	kind, path := routeOf(wirePath(r))
+	record.Route = recorded(kind)
+	switch {
+	case kind == malformed:
+		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, without escapes, backslashes, semicolons, empty or dot segments")
+	case s.options.BlockInstanceMetadata && (kind == instance || kind == instanceLike):
+		return refusal.New(v1.ReasonBlocked, "instance metadata is not given to pods here")
+	}
+	if err := checkHeaders(r.Header, !s.options.NoMetadataHeader); err != nil {
+		return err
+	}
+	if kind == token {
+		return s.token(w, r, record)
+	}
+	return s.other(w, r, kind, path, record)
+}
+
+// wirePath returns the path as it was sent: nothing decoded, nothing cleaned.
+// A request for a proxy, or for no path at all, has none.
+func wirePath(r *http.Request) string {
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	return path
+}
+
+func recorded(kind route) audit.Route {
+	switch kind {
+	case token:
+		return audit.RouteToken
+	case instance, instanceLike:
+		return audit.RouteInstance
+	}
+	return audit.RouteOther
+}
+
+func checkHeaders(header http.Header, required bool) error {
+	err := imds.CheckHeaders(header, required)
+	var refused *imds.RequestError
+	if errors.As(err, &refused) && refused.Forwarded {
+		return refusal.New(v1.ReasonForbiddenHeader, "%s", refused.Description)
+	}
+	return invalid(err)
+}
+
+func invalid(err error) error {
+	if err == nil {
+		return nil
+	}
+	return refusal.New(v1.ReasonInvalidRequest, "%s", err.Error())
+}
+
+func notAllowed(method string) error {
+	return refusal.New(v1.ReasonMethodNotAllowed, "method %s is not served on this path", strconv.Quote(method))
+}
+
+// token answers a token request. A pod with an exception speaks to the real
+// service, so its parameters are not even read.
+func (s *Server) token(w http.ResponseWriter, r *http.Request, record *audit.Record) error {
+	if r.Method != http.MethodGet {
+		return notAllowed(r.Method)
+	}
+	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, true, record)
+	if err != nil {
+		return err
+	}
+	if caller.Excepted() {
+		record.Reason = v1.ReasonException
+		return s.forward(w, r, imds.TokenPath)
+	}
+	request, err := imds.ParseTokenQuery(r.URL.RawQuery)
+	if err != nil {
+		return invalid(err)
+	}
+	record.Resource = request.Resource
+	issued, err := caller.Token(r.Context(), request, record)
+	if err != nil {
+		return err
+	}
+	record.Reason = v1.ReasonIssued
+	s.write(w, issued)
+	return nil
+}
+
+func (s *Server) write(w http.ResponseWriter, issued imds.Token) {
+	body := issued.AppendWire(make([]byte, 0, len(issued.Value())+512), s.options.Now())
+	header := w.Header()
+	header.Set("Content-Type", contentType)
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(body) // a caller that left needs no token
+}
+
+// other answers what is not a token request: instance metadata for every pod of
+// this node, the rest for pods with an exception.
+func (s *Server) other(w http.ResponseWriter, r *http.Request, kind route, path string, record *audit.Record) error {
+	refused := refusal.New(v1.ReasonNotServed, "this path is not served to pods")
+	if kind == notServed || kind == instanceLike {
+		return refused
+	}
+	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, kind == instance, record)
+	switch {
+	case kind == exceptional && (err != nil || !caller.Excepted()):
+		return refused
+	case err != nil:
+		return err
+	case r.Method != http.MethodGet && (kind == instance || r.Method != http.MethodPost):
+		return notAllowed(r.Method)
+	}
+	record.Reason = v1.ReasonForwarded
+	if caller.Excepted() {
+		record.Reason = v1.ReasonException
+	}
+	return s.forward(w, r, path)
+}

@@ -1,0 +1,57 @@
+// Package tokensource gets tokens for identities: one [Source] for each kind of
+// them, and one [Cache] in front of all.
+//
+// It must not decide who may have a token: whoever asks here has been allowed
+// to. Each kind of source is a package of its own below this one.
+package tokensource
+
+import (
+	"context"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+)
+
+// Request is everything that a token depends on. Requests are one and the same
+// exactly if they are ==, and only then share a token: what a new kind of source
+// depends on must become a field.
+type Request struct {
+	Identity identity.Identity
+	// Resource is the audience as the caller spelled it.
+	Resource string
+}
+
+// Source gets a token from upstream. What upstream will not or cannot give is a
+// [*refusal.Error].
+type Source interface {
+	Token(ctx context.Context, request Request) (imds.Token, error)
+}
+
+// Sources hold a source for each kind of identity; nil where there is none. An
+// identity without a source is refused, and never served from another's.
+type Sources struct {
+	// Managed serves managed identities that are attached to the node.
+	Managed Source
+}
+
+// Token asks the source of the identity's kind.
+func (s Sources) Token(ctx context.Context, request Request) (imds.Token, error) {
+	if source := s.of(request.Identity); source != nil {
+		return source.Token(ctx, request)
+	}
+	kind := request.Identity.Kind.String()
+	if request.Identity.Federated {
+		kind = "federated identity"
+	}
+	return imds.Token{}, refusal.New(v1.ReasonUnsupportedIdentityType,
+		"AzureIdentity %s is a %s, which this agent has no source of tokens for", request.Identity.Key, kind)
+}
+
+func (s Sources) of(id identity.Identity) Source {
+	if id.Attached() {
+		return s.Managed
+	}
+	return nil
+}
