@@ -69,8 +69,14 @@ func (w *World) awaitEstablished(ctx context.Context, kinds int) error {
 	})
 }
 
-// kubeconfig writes a kubeconfig with a token of a service account.
+// kubeconfig writes a kubeconfig with a token of a service account, once: a
+// program that is started again finds it while the API server is away, as a pod
+// finds its projected token.
 func (w *World) kubeconfig(ctx context.Context, serviceAccount, file string) (string, error) {
+	path := w.path(file + ".kubeconfig")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: SystemNamespace, Name: serviceAccount}}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{w.apiURL()}}}
 	if err := w.Kube.SubResource("token").Create(ctx, account, request); err != nil {
@@ -85,7 +91,6 @@ func (w *World) kubeconfig(ctx context.Context, serviceAccount, file string) (st
 	config.AuthInfos["user"] = &clientcmdapi.AuthInfo{Token: request.Status.Token}
 	config.Contexts["world"] = &clientcmdapi.Context{Cluster: "world", AuthInfo: "user"}
 	config.CurrentContext = "world"
-	path := w.path(file + ".kubeconfig")
 	if err := clientcmd.WriteToFile(*config, path); err != nil {
 		return "", fmt.Errorf("writing the kubeconfig of %s: %w", serviceAccount, err)
 	}
