@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"syscall"
@@ -175,19 +176,19 @@ func TestManagedMode(t *testing.T) {
 		t.Fatal(err)
 	}
 	bind(t, name(t), identity, name(t))
-	restart := func(mode string, flags ...string) {
+	restart := func(ctx context.Context, mode string, flags ...string) {
 		t.Helper()
-		if err := shared.nmi[index].Signal(t.Context(), syscall.SIGTERM); err != nil {
+		if err := shared.nmi[index].Signal(ctx, syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		var err error
-		if shared.nmi[index], err = node.StartNMI(t.Context(), mode, flags...); err != nil {
+		if shared.nmi[index], err = node.StartNMI(ctx, mode, flags...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	restart("managed", "--forceNamespaced")
+	restart(t.Context(), "managed", "--forceNamespaced")
 	t.Cleanup(func() { // the other tests want standard mode
-		restart("standard")
+		restart(context.WithoutCancel(t.Context()), "standard")
 	})
 	pod := runPod(t, node, name(t), name(t))
 	token, err := sdkToken(t, pod, azidentity.ResourceID(identity.ID))

@@ -10,12 +10,12 @@ import (
 	"math/big"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/golang-jwt/jwt/v5"
@@ -85,17 +85,63 @@ func query(pairs ...string) string {
 	return tokenURL + "?" + values.Encode()
 }
 
-// sdkToken gets a token by the Azure SDK's own credential, from a pod.
+// sdkToken gets a token by the Azure SDK's own credential, in a process of its
+// own in the pod: within one process the SDK would answer from its cache, with
+// whatever another test got.
 func sdkToken(t *testing.T, pod *world.Pod, id azidentity.ManagedIDKind) (string, error) {
 	t.Helper()
-	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{
-		ClientOptions: azcore.ClientOptions{Transport: httpClient(t, pod.NS)}, ID: id,
-	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := credential.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{vault + "/.default"}})
-	return token.Token, err
+	cmd := pod.Command(ctx, program)
+	cmd.Env = append(cmd.Env, asProgram+"="+formatID(id))
+	var output, words strings.Builder
+	cmd.Stdout, cmd.Stderr = &output, &words
+	if err := pod.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		return "", fmt.Errorf("getting a token in the pod: %w: %s", err, words.String())
+	}
+	return output.String(), nil
+}
+
+// asProgram makes the test binary the program of a pod: it prints a token of the
+// identity that the variable names.
+const asProgram = "E2E_PRINT_TOKEN_OF"
+
+func formatID(id azidentity.ManagedIDKind) string {
+	switch id := id.(type) {
+	case azidentity.ClientID:
+		return "client " + id.String()
+	case azidentity.ResourceID:
+		return "resource " + id.String()
+	}
+	return "none"
+}
+
+func parseID(s string) azidentity.ManagedIDKind {
+	switch kind, id, _ := strings.Cut(s, " "); kind {
+	case "client":
+		return azidentity.ClientID(id)
+	case "resource":
+		return azidentity.ResourceID(id)
+	}
+	return nil
+}
+
+// printToken is what the test binary does in a pod.
+func printToken(ctx context.Context, id azidentity.ManagedIDKind) error {
+	credential, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ID: id})
+	if err != nil {
+		return err
+	}
+	token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{vault + "/.default"}})
+	fmt.Print(token.Token)
+	return err
 }
 
 // wantToken checks the signature against the simulator's published keys, and
