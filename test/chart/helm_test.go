@@ -27,6 +27,20 @@ const (
 	namespace = "pod-identity"
 )
 
+// version returns a field of Chart.yaml.
+func version(field string) string {
+	text, err := os.ReadFile(filepath.Join(chart(), "Chart.yaml"))
+	if err != nil {
+		panic(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, field+": "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	panic("Chart.yaml has no " + field)
+}
+
 func chart() string { return filepath.Join(env.Root(), "charts", "aad-pod-identity") }
 
 // helm runs the real helm with a home of its own.

@@ -70,7 +70,7 @@ func TestLabels(t *testing.T) {
 		if diff := cmp.Diff(want, got.pod); diff != "" {
 			t.Errorf("labels of %s's pods (-want +got):\n%s", component, diff)
 		}
-		maps.Copy(want, map[string]string{"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": "aad-pod-identity-5.0.0-alpha.1"})
+		maps.Copy(want, map[string]string{"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": "aad-pod-identity-" + version("version")})
 		if diff := cmp.Diff(want, got.workload); diff != "" {
 			t.Errorf("labels of %s (-want +got):\n%s", component, diff)
 		}

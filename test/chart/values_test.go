@@ -51,7 +51,7 @@ func effects() map[string]effect {
 	out := map[string]effect{
 		"nameOverride":     {set: `"x"`, got: names("DaemonSet"), want: "[pod-identity/x-nmi]"},
 		"fullnameOverride": {set: `"x"`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /x-edit /x-view]", with: []string{`rbac.createUserFacingClusterRoles=true`}},
-		"image.repository": {set: `"registry.example/a/b/"`, got: image("mic"), want: "registry.example/a/b/mic:v2.0.0-alpha.1"},
+		"image.repository": {set: `"registry.example/a/b/"`, got: image("mic"), want: "registry.example/a/b/mic:" + version("appVersion")},
 		"forceNamespaced": {set: `"true"`, got: func(r rendering) any {
 			return [2]any{r.variable("mic", "FORCENAMESPACED"), r.variable("nmi", "FORCENAMESPACED")}
 		}, want: [2]any{"true", "true"}},
@@ -90,7 +90,7 @@ func effects() map[string]effect {
 func ofBoth(out map[string]effect, component string) {
 	pod := func(field func(corev1.PodSpec) any) func(rendering) any { return spec(component, field) }
 	add := func(name string, e effect) { out[component+"."+name] = e }
-	add("image", effect{set: `"other"`, got: image(component), want: "localhost/aad-pod-identity/other:v2.0.0-alpha.1"})
+	add("image", effect{set: `"other"`, got: image(component), want: "localhost/aad-pod-identity/other:" + version("appVersion")})
 	add("tag", effect{set: `"` + digest + `"`, got: image(component), want: "localhost/aad-pod-identity/" + component + "@" + digest})
 	add("priorityClassName", effect{set: `"high"`, got: pod(func(s corev1.PodSpec) any { return s.PriorityClassName }), want: "high"})
 	add("logVerbosity", effect{set: `5`, got: flagOf(component, "v"), want: "5"})
