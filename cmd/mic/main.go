@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"k8s.io/klog/v2"
@@ -26,9 +25,6 @@ func run() error {
 	options, err := mic.ParseOptions(os.Args[1:], os.Stderr)
 	if err != nil {
 		return err
-	}
-	if build, ok := debug.ReadBuildInfo(); ok {
-		options.Version = build.Main.Version
 	}
 	if options.ShowVersion {
 		fmt.Println(options.Version)

@@ -147,13 +147,13 @@ func TestPatchRefused(t *testing.T) {
 		code     string
 		words    string
 	}{
-		"stale etag":          {scaleSetName, to.Ptr(`"0"`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
-		"etag without quotes": {scaleSetName, to.Ptr(`1`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
+		"stale etag":          {scaleSetName, new(`"0"`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
+		"etag without quotes": {scaleSetName, new(`1`), identities(userAssigned, demoID), 412, "PreconditionFailed", `does not match the etag '\"1\"'`},
 		"missing identity":    {scaleSetName, nil, identities(userAssigned, demoID, missing), 400, "FailedIdentityOperation", "Resource '" + lowered(missing) + "' was not found."},
 		"two missing":         {scaleSetName, nil, identities(userAssigned, missing, missing+"2"), 400, "FailedIdentityOperation", "'" + lowered(missing) + "," + lowered(missing) + "2'"},
 		"identity not assignable": {scaleSetName, nil, identities(userAssigned, demoID, foreignID), 403, "LinkedAuthorizationFailed",
 			"on the linked scope(s) '" + lowered(foreignID) + "' (respectively)"},
-		"no such scale set":          {"gone", nil, identities(userAssigned, demoID), 404, "ResourceNotFound", "'Microsoft.Compute/virtualMachineScaleSets/gone' under resource group 'mc_nodes'"},
+		"no such scale set":          {"gone", nil, identities(userAssigned, demoID), 404, "ResourceNotFound", "'Microsoft.Compute/virtualMachineScaleSets/gone' under resource group 'MC_nodes'"},
 		"151 identities":             {scaleSetName, nil, identities(userAssigned, many...), 400, "InvalidParameter", "The maximum is 150"},
 		"user-assigned and empty":    {scaleSetName, nil, identities(userAssigned), 400, "InvalidParameter", "must not be null or empty"},
 		"system-assigned with a map": {scaleSetName, nil, identities(armcompute.ResourceIdentityTypeSystemAssigned, demoID), 400, "InvalidParameter", `should not be provided if the type is \"SystemAssigned\"`},
@@ -229,7 +229,7 @@ func TestRolesDecide(t *testing.T) {
 			wantCode(t, "GET", err, test.read)
 			_, err = client.BeginUpdate(t.Context(), "MC_nodes", scaleSetName, identities(userAssigned, demoID), nil)
 			wantCode(t, "PATCH", err, test.patch)
-			if test.patch == "AuthorizationFailed" && !strings.Contains(err.Error(), "action '"+write+"' over scope") {
+			if test.patch == "AuthorizationFailed" && !strings.Contains(err.Error(), "action '"+write+"' over scope '"+scaleSetID+"'") {
 				t.Errorf("%v does not name the action and scope", err)
 			}
 		})
@@ -258,15 +258,15 @@ func TestIdentityTypes(t *testing.T) {
 		want   *armcompute.ResourceIdentityType
 		left   []string
 	}{
-		"the first one": {false, nil, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, to.Ptr(userAssigned), []string{demoID}},
+		"the first one": {false, nil, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, new(userAssigned), []string{demoID}},
 		"one more beside the system-assigned": {true, []string{demoID}, armcompute.ResourceIdentityTypeSystemAssignedUserAssigned,
 			map[string]*armcompute.UserAssignedIdentitiesValue{otherID: {}}, to.Ptr(armcompute.ResourceIdentityTypeSystemAssignedUserAssigned), []string{demoID, otherID}},
-		"one of two goes":                {false, []string{demoID, otherID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: nil}, to.Ptr(userAssigned), []string{otherID}},
+		"one of two goes":                {false, []string{demoID, otherID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: nil}, new(userAssigned), []string{otherID}},
 		"the last goes with type None":   {false, []string{demoID}, armcompute.ResourceIdentityTypeNone, nil, nil, nil},
 		"the last goes, named":           {false, []string{demoID}, armcompute.ResourceIdentityTypeNone, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: nil}, nil, nil},
 		"only the system-assigned stays": {true, []string{demoID}, armcompute.ResourceIdentityTypeSystemAssigned, nil, to.Ptr(armcompute.ResourceIdentityTypeSystemAssigned), nil},
 		"the system-assigned is made":    {false, nil, armcompute.ResourceIdentityTypeSystemAssigned, nil, to.Ptr(armcompute.ResourceIdentityTypeSystemAssigned), nil},
-		"the system-assigned goes":       {true, []string{demoID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, to.Ptr(userAssigned), []string{demoID}},
+		"the system-assigned goes":       {true, []string{demoID}, userAssigned, map[string]*armcompute.UserAssignedIdentitiesValue{demoID: {}}, new(userAssigned), []string{demoID}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			doc := document()

@@ -23,7 +23,7 @@ import (
 
 func TestAzureIsSetUpThroughTheControlAPI(t *testing.T) {
 	a := start(t, azuresim.Config{})
-	c, ctx := a.controlClient(), t.Context()
+	c, ctx := a.ControlClient(), t.Context()
 	if err := c.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func check(t *testing.T, err error) {
 
 func TestDocumentsThroughTheControlAPI(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
-	c := a.controlClient()
+	c := a.ControlClient()
 	added, err := c.Add(t.Context(), model.Document{Identities: []model.Identity{{ID: demoID + "2"}}})
 	check(t, err)
 	if len(added.Identities) != 1 || added.Identities[0].ID != lowered(demoID)+"2" || len(added.Applications) != 0 {
@@ -134,7 +134,7 @@ func TestControlAPIRefusesInWords(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := start(t, azuresim.Config{State: document()})
 			before := a.State.Snapshot()
-			req := newRequest(t, test.method, "http://"+a.control+test.path, test.body)
+			req := newRequest(t, test.method, "http://"+a.Control+test.path, test.body)
 			if status, body := request(t, http.DefaultClient, req); status != test.status || !strings.Contains(body, test.words) {
 				t.Errorf("got %d %s, want %d and %q", status, body, test.status, test.words)
 			}
@@ -149,18 +149,18 @@ func TestAttachMeetsARunningOperation(t *testing.T) {
 	clock := newClock()
 	a := start(t, azuresim.Config{State: document(), ARMLatency: time.Minute, Clock: clock.Now})
 	beginUpdate(t, scaleSets(t, a), identities(userAssigned, otherID))
-	err := a.controlClient().Attach(t.Context(), scaleSetID, demoID)
+	err := a.ControlClient().Attach(t.Context(), scaleSetID, demoID)
 	var refused *control.Error
 	if !errors.As(err, &refused) || refused.Status != http.StatusConflict {
 		t.Errorf("got %v, want 409", err)
 	}
 	clock.Advance(time.Minute)
-	check(t, a.controlClient().Attach(t.Context(), scaleSetID, demoID))
+	check(t, a.ControlClient().Attach(t.Context(), scaleSetID, demoID))
 }
 
 func TestJournalIsWaitedForOverHTTP(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
-	c := a.controlClient()
+	c := a.ControlClient()
 	found := make(chan journal.Entry, 1)
 	go func() {
 		e, err := c.Wait(t.Context(), 0, func(e journal.Entry) bool { return e.Surface == journal.IMDS && e.Status == 400 })
@@ -188,17 +188,17 @@ func TestJournalIsWaitedForOverHTTP(t *testing.T) {
 
 func TestFaultsThroughTheControlAPI(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
-	c, ctx := a.controlClient(), t.Context()
+	c, ctx := a.ControlClient(), t.Context()
 	slow, err := c.AddFault(ctx, fault.Fault{
 		Match:    fault.Match{Surface: journal.IMDS, Node: "node-0"},
 		Response: fault.Response{Status: 429, Code: "throttled", Message: "Too many requests", Headers: map[string]string{"Retry-After": "7"}},
 	})
 	check(t, err)
 	req := newRequest(t, http.MethodGet, tokenURL, "")
-	resp, err := a.client().Do(req)
+	resp, err := a.Client().Do(req)
 	check(t, err)
 	check(t, resp.Body.Close())
-	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "7" {
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "7" {
 		t.Errorf("got %s with Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
 	}
 	if e := a.Journal.Since(0)[0]; e.Detail != "fault "+slow.ID || e.Unexpected || e.Code != "throttled" {
@@ -224,7 +224,7 @@ func TestFaultsThroughTheControlAPI(t *testing.T) {
 func TestFaultsDropAndDelay(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
 	a.play(t, fault.Fault{Match: fault.Match{Method: "POST"}, Response: fault.Response{Drop: true}, Times: 1})
-	if resp, err := a.client().Do(newRequest(t, http.MethodPost, loginURL+"/"+tenant+"/oauth2/v2.0/token", "")); err == nil {
+	if resp, err := a.Client().Do(newRequest(t, http.MethodPost, loginURL+"/"+tenant+"/oauth2/v2.0/token", "")); err == nil {
 		resp.Body.Close()
 		t.Error("a dropped connection answered")
 	}
@@ -245,7 +245,7 @@ func TestDelayEndsWithItsClient(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	// once the request is on its way the client gives up
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { cancel() }})
-	resp, err := a.client().Do(newRequest(t, http.MethodGet, loginURL+"/", "").WithContext(ctx))
+	resp, err := a.Client().Do(newRequest(t, http.MethodGet, loginURL+"/", "").WithContext(ctx))
 	if err == nil {
 		resp.Body.Close()
 	}
@@ -261,7 +261,7 @@ func TestDelayEndsWithItsClient(t *testing.T) {
 
 func TestPoolTrustsTheSimulatorOnly(t *testing.T) {
 	a := start(t, azuresim.Config{})
-	pool, err := a.controlClient().Pool(t.Context())
+	pool, err := a.ControlClient().Pool(t.Context())
 	check(t, err)
 	if !pool.Equal(a.Pool()) {
 		t.Error("the pool over HTTP is not the simulator's")

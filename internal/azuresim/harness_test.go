@@ -1,14 +1,7 @@
 package azuresim_test
 
 import (
-	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"testing"
@@ -18,8 +11,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/control"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 const (
@@ -63,17 +56,6 @@ func document() model.Document {
 	}
 }
 
-// signingKey is shared by all tests, since making one is slow.
-//
-//nolint:gochecknoglobals // set once, and the same for all
-var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(err)
-	}
-	return key
-})
-
 // clock stands still until it is moved.
 type clock struct {
 	mu  sync.Mutex
@@ -94,97 +76,20 @@ func (c *clock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// azure is a simulator that runs on loopback listeners.
+// azure is a simulator that runs for a test, and its clock.
 type azure struct {
-	*azuresim.Simulator
-	https, imds, control string // addresses
-	http                 *http.Client
-	clock                *clock // nil: the real one
-	expected             bool   // unexpected entries do not fail the test
-	stop                 func(*testing.T)
+	*simtest.Sim
+	clock *clock // nil: the real one
 }
 
-// start runs a simulator for the test, and fails the test at its end if the
-// journal holds anything unexpected.
 func start(t *testing.T, config azuresim.Config) *azure {
 	t.Helper()
-	config.SigningKey = signingKey()
-	sim, err := azuresim.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listeners := azuresim.Listeners{HTTPS: listen(t), IMDS: listen(t), Control: listen(t)}
-	a := &azure{
-		Simulator: sim, https: listeners.HTTPS.Addr().String(), imds: listeners.IMDS.Addr().String(), control: listeners.Control.Addr().String(),
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ran := make(chan error, 1)
-	go func() {
-		defer close(ran)
-		ran <- sim.Run(ctx, listeners)
-	}()
-	a.stop = func(t *testing.T) {
-		t.Helper()
-		cancel()
-		if err, ok := <-ran; ok && err != nil {
-			t.Errorf("running the simulator: %v", err)
-		}
-	}
-	t.Cleanup(func() {
-		a.stop(t)
-		for _, e := range sim.Journal.Unexpected() {
-			if !a.expected {
-				t.Errorf("unexpected: %s", e)
-			}
-		}
-	})
-	a.http = a.clientFrom(t, "127.0.0.1")
-	return a
-}
-
-func listen(t *testing.T) net.Listener {
-	t.Helper()
-	var config net.ListenConfig
-	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-// client is the test's client, whose connections come from 127.0.0.1.
-func (a *azure) client() *http.Client { return a.http }
-
-// clientFrom is a client whose connections come from a loopback address. It
-// calls the simulator and nothing else: whatever name or address is dialled, the
-// connection goes to a listener of this test, or fails.
-func (a *azure) clientFrom(t *testing.T, source string) *http.Client {
-	t.Helper()
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
-	transport := &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: a.Pool(), MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			_, port, err := net.SplitHostPort(address)
-			switch {
-			case err != nil:
-				return nil, err
-			case address == "169.254.169.254:80":
-				return dialer.DialContext(ctx, network, a.imds)
-			case port == "443":
-				return dialer.DialContext(ctx, network, a.https)
-			}
-			return nil, fmt.Errorf("a test may not dial %s", address)
-		},
-	}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
+	return &azure{Sim: simtest.Start(t, config)}
 }
 
 func (a *azure) clientOptions() azcore.ClientOptions {
-	return azcore.ClientOptions{Transport: a.client(), Retry: policy.RetryOptions{MaxRetries: 1, RetryDelay: time.Millisecond}}
+	return azcore.ClientOptions{Transport: a.Client(), Retry: policy.RetryOptions{MaxRetries: 1, RetryDelay: time.Millisecond}}
 }
-
-func (a *azure) controlClient() *control.Client { return control.New("http://"+a.control, nil) }
 
 // errorCode returns the code of the SDK's error for an answer of ARM or Key Vault.
 func errorCode(t *testing.T, err error, status int) string {

@@ -175,7 +175,7 @@ func TestTokenLifetimes(t *testing.T) {
 				token(t, clientSecret(t, a, tenant, micClientID, secret), scope): test.application,
 			} {
 				claims := verify(t, a, raw)
-				got := time.Duration(claims["exp"].(float64)-claims["iat"].(float64)) * time.Second
+				got := time.Unix(int64(claims["exp"].(float64)), 0).Sub(time.Unix(int64(claims["iat"].(float64)), 0))
 				if got != want {
 					t.Errorf("%v: got %s, want %s", claims["appid"], got, want)
 				}
@@ -264,7 +264,7 @@ func get(t *testing.T, a *azure, url string, into any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := a.client().Do(req)
+	resp, err := a.Client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

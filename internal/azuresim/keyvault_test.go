@@ -27,7 +27,7 @@ func TestManagedIdentityReadsASecretThroughTheChallenge(t *testing.T) {
 	if *first.Value != "hello" || first.ID.Name() != "greeting" {
 		t.Errorf("got %s = %q", *first.ID, *first.Value)
 	}
-	if _, err := a.controlClient().PutSecret(t.Context(), "demo-vault", model.VaultSecret{Name: "greeting", Value: "hello again"}); err != nil {
+	if _, err := a.ControlClient().PutSecret(t.Context(), "demo-vault", model.VaultSecret{Name: "greeting", Value: "hello again"}); err != nil {
 		t.Fatal(err)
 	}
 	for version, want := range map[string]string{"": "hello again", first.ID.Version(): "hello"} {

@@ -16,8 +16,9 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/pki"
 )
 
-// shutdownGrace is how long open requests may go on when the simulator ends.
-const shutdownGrace = 3 * time.Second
+// shutdownGrace is how long open requests may go on when the simulator ends: its
+// answers take milliseconds, and idle HTTP/2 connections would be waited for.
+const shutdownGrace = 200 * time.Millisecond
 
 // Listeners are where a simulator serves. A nil one is not served.
 type Listeners struct {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/control"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 // output is a log that a test reads while it is written.
@@ -93,7 +94,7 @@ func TestProcessServesAStateFileAndKeepsItsCA(t *testing.T) {
 }
 
 func TestProcessRefusesToStart(t *testing.T) {
-	taken := listen(t)
+	taken := simtest.Listen(t)
 	defer taken.Close()
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.yaml")
@@ -126,7 +127,7 @@ func TestProcessRefusesToStart(t *testing.T) {
 }
 
 func TestFailedStartLeavesTheCAOfAnotherAlone(t *testing.T) {
-	taken := listen(t)
+	taken := simtest.Listen(t)
 	defer taken.Close()
 	cert := filepath.Join(t.TempDir(), "ca.pem")
 	check(t, os.WriteFile(cert, []byte("another's"), 0o600))

@@ -18,6 +18,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
 )
 
@@ -71,7 +72,9 @@ func TestIMDSRefusals(t *testing.T) {
 			doc := document()
 			doc.ScaleSets[0].UserAssigned = []string{demoID}
 			a := start(t, azuresim.Config{State: doc})
-			a.expected = test.unexpected
+			if test.unexpected {
+				a.ExpectUnexpected()
+			}
 			req := newRequest(t, test.method, test.url, "")
 			for name, value := range test.header {
 				req.Header.Set(name, value)
@@ -87,7 +90,7 @@ func TestIMDSRefusals(t *testing.T) {
 // wantRefusal sends req and checks answer and journal.
 func (a *azure) wantRefusal(t *testing.T, req *http.Request, status int, words string, unexpected bool) {
 	t.Helper()
-	got, body := request(t, a.client(), req)
+	got, body := request(t, a.Client(), req)
 	if got != status || !strings.Contains(body, words) {
 		t.Errorf("got %d %s, want %d and %s", got, body, status, words)
 	}
@@ -117,7 +120,7 @@ func TestIMDSTokenAnswer(t *testing.T) {
 			}
 			req := newRequest(t, http.MethodGet, url, "")
 			req.Header.Set("Metadata", "TRUE")
-			status, body := request(t, a.client(), req)
+			status, body := request(t, a.Client(), req)
 			if status != http.StatusOK {
 				t.Fatalf("got %d %s", status, body)
 			}
@@ -159,7 +162,7 @@ func TestIMDSKnowsTheNodeByItsSourceAddress(t *testing.T) {
 	} {
 		req := newRequest(t, http.MethodGet, tokenURL, "")
 		req.Header.Set("Metadata", "true")
-		if status, body := request(t, a.clientFrom(t, source), req); status != http.StatusOK {
+		if status, body := request(t, a.ClientFrom(t, netip.MustParseAddr(source)), req); status != http.StatusOK {
 			t.Fatalf("from %s: got %d %s", source, status, body)
 		}
 		entries := a.Journal.Since(0)
@@ -168,14 +171,14 @@ func TestIMDSKnowsTheNodeByItsSourceAddress(t *testing.T) {
 		}
 		req = newRequest(t, http.MethodGet, imdsURL+"/metadata/instance?api-version=2021-02-01&format=json", "")
 		req.Header.Set("Metadata", "true")
-		if _, body := request(t, a.clientFrom(t, source), req); !strings.Contains(body, `"name":"`+want[2]+`"`) {
+		if _, body := request(t, a.ClientFrom(t, netip.MustParseAddr(source)), req); !strings.Contains(body, `"name":"`+want[2]+`"`) {
 			t.Errorf("from %s: instance is %s, want name %s", source, body, want[2])
 		}
 	}
-	a.expected = true
+	a.ExpectUnexpected()
 	req := newRequest(t, http.MethodGet, tokenURL, "")
 	req.Header.Set("Metadata", "true")
-	if status, _ := request(t, a.clientFrom(t, "127.0.3.1"), req); status != http.StatusNotFound {
+	if status, _ := request(t, a.ClientFrom(t, netip.MustParseAddr("127.0.3.1")), req); status != http.StatusNotFound {
 		t.Errorf("from nowhere: got %d, want 404", status)
 	}
 	if got := a.Journal.Unexpected(); len(got) != 1 || got[0].Node != "" {
@@ -222,7 +225,10 @@ func TestARMRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			clock := newClock()
 			a := start(t, azuresim.Config{State: document(), Clock: clock.Now})
-			a.clock, a.expected = clock, test.unexpected
+			a.clock = clock
+			if test.unexpected {
+				a.ExpectUnexpected()
+			}
 			req := newRequest(t, test.method, armURL+test.path, test.body)
 			req.Header.Set("Content-Type", json)
 			if token := test.token(t, a); token != "" {
@@ -238,7 +244,7 @@ func TestARMTakesTokensForAnyOfItsNames(t *testing.T) {
 	for _, audience := range []string{"https://management.azure.com", "https://management.azure.com/", "https://management.core.windows.net/"} {
 		req := newRequest(t, http.MethodGet, armURL+scaleSetID+version, "")
 		req.Header.Set("Authorization", "Bearer "+minted(audience)(t, a))
-		if status, body := request(t, a.client(), req); status != http.StatusOK {
+		if status, body := request(t, a.Client(), req); status != http.StatusOK {
 			t.Errorf("%s: got %d %s", audience, status, body)
 		}
 	}
@@ -267,7 +273,9 @@ func TestKeyVaultRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := start(t, azuresim.Config{State: document()})
-			a.expected = test.unexpected
+			if test.unexpected {
+				a.ExpectUnexpected()
+			}
 			req := newRequest(t, test.method, test.url, "")
 			if token := test.token(t, a); token != "" {
 				req.Header.Set("Authorization", "Bearer "+token)
@@ -279,7 +287,7 @@ func TestKeyVaultRefusals(t *testing.T) {
 
 func TestKeyVaultChallenge(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
-	resp, err := a.client().Do(newRequest(t, http.MethodGet, vaultURL+"?api-version=2026-04-01", ""))
+	resp, err := a.Client().Do(newRequest(t, http.MethodGet, vaultURL+"?api-version=2026-04-01", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +324,9 @@ func TestEntraRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := start(t, azuresim.Config{State: document()})
-			a.expected = test.unexpected
+			if test.unexpected {
+				a.ExpectUnexpected()
+			}
 			req := newRequest(t, test.method, loginURL+test.path, test.body)
 			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			a.wantRefusal(t, req, test.status, test.words, test.unexpected)
@@ -352,14 +362,14 @@ func TestEntraDocuments(t *testing.T) {
 
 func TestUnknownHostsAreUnexpected(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})
-	a.expected = true
-	if resp, err := a.client().Do(newRequest(t, http.MethodGet, "https://graph.microsoft.com/", "")); err == nil {
+	a.ExpectUnexpected()
+	if resp, err := a.Client().Do(newRequest(t, http.MethodGet, "https://graph.microsoft.com/", "")); err == nil {
 		resp.Body.Close()
 		t.Error("a handshake for an unknown name succeeded")
 	}
 	req := newRequest(t, http.MethodGet, armURL+"/", "")
 	req.Host = "graph.microsoft.com"
-	if status, body := request(t, a.client(), req); status != http.StatusMisdirectedRequest {
+	if status, body := request(t, a.Client(), req); status != http.StatusMisdirectedRequest {
 		t.Errorf("got %d %s", status, body)
 	}
 	var surfaces []string
@@ -376,13 +386,13 @@ func TestJournalAndLogHoldNoSecret(t *testing.T) {
 	doc := document()
 	doc.ScaleSets[0].UserAssigned = []string{demoID}
 	a := start(t, azuresim.Config{State: doc, Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
-	a.expected = true
+	a.ExpectUnexpected()
 	bearer := good(t, a)
 	for _, url := range []string{tokenURL + "&access_token=" + bearer, armURL + scaleSetID + version + "&secret=" + "s3cr3t"} {
 		req := newRequest(t, http.MethodGet, url, "")
 		req.Header.Set("Authorization", "Bearer "+bearer)
 		req.Header.Set("Metadata", "true")
-		request(t, a.client(), req)
+		request(t, a.Client(), req)
 	}
 	tokenOf := token(t, clientSecret(t, a, tenant, micClientID, secret), "https://nosecret.example/.default")
 	text, err := json.Marshal(a.Journal.Since(0))
@@ -399,7 +409,7 @@ func TestJournalAndLogHoldNoSecret(t *testing.T) {
 			t.Errorf("%q is in the journal or the state", hidden)
 		}
 	}
-	a.stop(t)
+	a.Stop(t)
 	if strings.Contains(log.String(), bearer) || strings.Contains(log.String(), string(secret)) {
 		t.Error("a secret is in the log")
 	}
@@ -436,7 +446,7 @@ func forged(t *testing.T, _ *azure) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mint(t, &azure{Simulator: other}, tenant, "https://management.azure.com")
+	return mint(t, &azure{Sim: &simtest.Sim{Simulator: other}}, tenant, "https://management.azure.com")
 }
 
 func mint(t *testing.T, a *azure, tenant, audience string) string {
@@ -478,5 +488,5 @@ func imds(t *testing.T, a *azure, clientID string) (int, string) {
 	t.Helper()
 	req := newRequest(t, http.MethodGet, tokenURL+"&client_id="+clientID, "")
 	req.Header.Set("Metadata", "true")
-	return request(t, a.client(), req)
+	return request(t, a.Client(), req)
 }

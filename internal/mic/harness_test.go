@@ -31,13 +31,13 @@ import (
 )
 
 const (
-	subscription  = "/subscriptions/11111111-2222-3333-4444-555555555555"
-	tenant        = "0a0a0a0a-0000-4000-8000-00000000000a"
-	micClientID   = "aaaaaaaa-0000-4000-8000-000000000001"
-	micObjectID   = "aaaaaaaa-0000-4000-8000-000000000002"
-	micSecret     = "correct horse battery staple"
-	micNamespace  = "mic-system"
-	immutableName = "immutable"
+	subscription = "/subscriptions/11111111-2222-3333-4444-555555555555"
+	tenant       = "0a0a0a0a-0000-4000-8000-00000000000a"
+	micClientID  = "aaaaaaaa-0000-4000-8000-000000000001"
+	micObjectID  = "aaaaaaaa-0000-4000-8000-000000000002"
+	micSecret    = "correct horse battery staple"
+	micNamespace = "mic-system"
+	micUser      = "system:serviceaccount:mic-system:mic"
 	// patience is how long a test waits for what must come.
 	patience = 40 * time.Second
 )
@@ -75,6 +75,7 @@ func newWorld(t *testing.T, config azuresim.Config) *world {
 		t.Fatal(err)
 	}
 	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: micNamespace}})
+	w.authorize(t)
 	return w
 }
 
@@ -136,7 +137,8 @@ func (w *world) options(t *testing.T, args ...string) mic.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.Version, options.Kube, options.Transport = "test", w.config, w.transport(t)
+	options.Version, options.Kube, options.Transport = "test", rest.CopyConfig(w.config), w.transport(t)
+	options.Kube.Impersonate = rest.ImpersonationConfig{UserName: micUser}
 	options.Getenv = func(name string) string { return map[string]string{"MIC_POD_NAMESPACE": micNamespace}[name] }
 	if testing.Verbose() {
 		if options.Logger, err = obs.NewLogger(t.Output(), obs.LogOptions{}); err != nil {
@@ -238,8 +240,10 @@ func describe(list client.ObjectList) string {
 		for _, e := range l.Items {
 			fmt.Fprintf(&out, "%s %s/%s %s: %s\n", e.Type, e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Reason, e.Message)
 		}
-	default:
-		fmt.Fprintf(&out, "%+v", list)
+	case *v1.AzureIdentityAttachmentList:
+		for _, a := range l.Items {
+			fmt.Fprintf(&out, "%s: owned %v, present %v, %v\n", a.Name, a.Spec.Owned, a.Status.Present, a.Status.Conditions)
+		}
 	}
 	return out.String()
 }
@@ -301,11 +305,15 @@ func (s *scene) bind(t *testing.T, identity, selector string) *v1.AzureIdentityB
 	t.Helper()
 	object := &v1.AzureIdentityBinding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: identity + "-" + selector},
-		Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: identity, Selector: selector},
+		Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: identity, Selector: s.label(selector)},
 	}
 	s.create(t, object)
 	return object
 }
+
+// label keeps the scenes' selectors apart: a binding selects pods of the whole
+// cluster.
+func (s *scene) label(selector string) string { return s.ns + "." + selector }
 
 // pod makes a pod of the scene's namespace on its first node.
 func (s *scene) pod(t *testing.T, name, selector string) *corev1.Pod {
@@ -316,7 +324,7 @@ func (s *scene) pod(t *testing.T, name, selector string) *corev1.Pod {
 func (s *scene) podOn(t *testing.T, namespace, name, selector, node string) *corev1.Pod {
 	t.Helper()
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v1.PodLabel: selector}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v1.PodLabel: s.label(selector)}},
 		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "none"}}},
 	}
 	s.create(t, pod)
@@ -399,7 +407,7 @@ func synced(a v1.AzureIdentityAttachment) bool {
 	return reasonOf(a.Status.Conditions, v1.ConditionSynced) == v1.ReasonSynced
 }
 
-// detached waits until the record says that exactly these are present.
+// present waits until the record says that exactly these are present.
 func (s *scene) present(t *testing.T, names ...string) {
 	t.Helper()
 	var want []string

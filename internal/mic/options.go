@@ -35,7 +35,7 @@ type Options struct {
 	RetryMax         time.Duration
 	Log              obs.LogOptions
 
-	// Version is the program's own.
+	// Version is the program's own, as the build stamped it.
 	Version string
 	// Getenv reads the environment; nil is [os.Getenv].
 	Getenv func(string) string
@@ -54,7 +54,7 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 	if err != nil {
 		return Options{}, fmt.Errorf("reading the host name: %w", err)
 	}
-	var o Options
+	o := Options{Version: obs.Version()}
 	flags := flag.NewFlagSet("mic", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	o.bind(flags, hostname)

@@ -37,11 +37,16 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
+	ports, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer ports.close()
 	mgr, err := c.manager()
 	if err != nil {
 		return err
 	}
-	if err := c.register(ctx, mgr); err != nil {
+	if err := c.register(ctx, mgr, ports); err != nil {
 		return err
 	}
 	c.Logger.Info("starting", "version", o.Version, "namespace", c.namespace, "namespaced", c.namespaced)
@@ -92,7 +97,7 @@ func (c config) lock() (resourcelock.Interface, error) {
 }
 
 // register adds every part of the controller to the manager.
-func (c config) register(ctx context.Context, mgr manager.Manager) error {
+func (c config) register(ctx context.Context, mgr manager.Manager, ports ports) error {
 	metrics := newMetrics()
 	recorder, err := events.New(ctx, c.kube, mgr.GetScheme())
 	if err != nil {
@@ -116,19 +121,14 @@ func (c config) register(ctx context.Context, mgr manager.Manager) error {
 		assignments.Register(mgr),
 		attachments.Register(mgr),
 		validity.Register(mgr, recorder),
-		c.serve(ctx, mgr, metrics),
+		c.serve(mgr, metrics, ports),
 	)
 }
 
 // serve adds what runs on every replica: probes, metrics, and what keeps them
 // true.
-func (c config) serve(ctx context.Context, mgr manager.Manager, metrics *metrics) error {
+func (c config) serve(mgr manager.Manager, metrics *metrics, ports ports) error {
 	state := &state{}
-	probes, errProbes := listener(ctx, c.ProbePort, "http-probe-port", state.handler())
-	scrapes, errScrapes := listener(ctx, c.PrometheusPort, "prometheus-port", metrics.handler())
-	if err := errors.Join(errProbes, errScrapes); err != nil {
-		return err
-	}
 	watch := always(func(ctx context.Context) error {
 		state.ready.Store(mgr.GetCache().WaitForCacheSync(ctx))
 		select {
@@ -140,5 +140,9 @@ func (c config) serve(ctx context.Context, mgr manager.Manager, metrics *metrics
 		}
 		return nil
 	})
-	return errors.Join(mgr.Add(probes), mgr.Add(scrapes), mgr.Add(watch))
+	return errors.Join(
+		mgr.Add(serving(ports.probes, state.handler())),
+		mgr.Add(serving(ports.metrics, metrics.handler())),
+		mgr.Add(watch),
+	)
 }

@@ -2,9 +2,11 @@ package mic
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -61,12 +63,34 @@ func (f always) Start(ctx context.Context) error { return f(ctx) }
 // NeedLeaderElection is false.
 func (always) NeedLeaderElection() bool { return false }
 
-// listener opens a port now, so that a taken one is said at the start, and
-// returns the part that serves it.
-func listener(ctx context.Context, port int, flag string, handler http.Handler) (always, error) {
-	l, err := obs.Listen(ctx, net.JoinHostPort("", fmt.Sprint(port)), flag)
-	if err != nil {
-		return nil, err
+// ports are the listeners of probes and metrics.
+type ports struct {
+	probes, metrics net.Listener
+}
+
+// listen opens the ports, so that a taken one is said at the very start.
+func (c config) listen(ctx context.Context) (ports, error) {
+	open := func(port int, flag string) (net.Listener, error) {
+		return obs.Listen(ctx, net.JoinHostPort("", strconv.Itoa(port)), flag)
 	}
-	return func(ctx context.Context) error { return obs.Serve(ctx, l, handler, drain) }, nil
+	probes, err := open(c.ProbePort, "http-probe-port")
+	if err != nil {
+		return ports{}, err
+	}
+	metrics, err := open(c.PrometheusPort, "prometheus-port")
+	if err != nil {
+		return ports{}, errors.Join(err, probes.Close())
+	}
+	return ports{probes, metrics}, nil
+}
+
+// close frees the ports where nothing serves them.
+func (p ports) close() {
+	_ = p.probes.Close() // closed before, where they were served
+	_ = p.metrics.Close()
+}
+
+// serving is the part that answers on a port.
+func serving(l net.Listener, handler http.Handler) always {
+	return func(ctx context.Context) error { return obs.Serve(ctx, l, handler, drain) }
 }

@@ -9,16 +9,18 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/resolve"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // objects is what the API server said, as far as it has been seen.
@@ -51,7 +53,7 @@ var _ server.Agent = (*agent)(nil)
 
 // warnings tells the people who run a pod what they can mend.
 type warnings interface {
-	Warn(pod caller.Pod, reason v1.Reason, message string)
+	Warn(pod identity.Key, uid types.UID, reason v1.Reason, message string)
 }
 
 // Identify names the calling pod. Before everything that decides has been seen,
@@ -159,8 +161,8 @@ func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, reco
 	chosen := choice.Identities[0]
 	record.Identity = chosen.Key
 	if choice.Several {
-		p.agent.warnings.Warn(p.pod, v1.ReasonSeveralIdentities,
-			"the pod asked for no identity in particular and has several: it gets AzureIdentity "+chosen.Key.String()+"; give client_id or the resource ID to choose")
+		p.agent.warnings.Warn(p.pod.Key, p.pod.UID, v1.ReasonSeveralIdentities,
+			"the pod asked for no identity in particular and has several: it gets AzureIdentity "+chosen.String()+"; give client_id or the resource ID to choose")
 	}
 	return p.agent.tokens.Token(ctx, tokensource.Request{Identity: chosen, Resource: request.Resource})
 }
@@ -208,6 +210,6 @@ func (p *podCaller) warn(err error) {
 	case v1.ReasonNoBinding, v1.ReasonIdentityNotFound, v1.ReasonNotAssigned, v1.ReasonNotBound, v1.ReasonUnknownIdentity,
 		v1.ReasonNamespaceMismatch, v1.ReasonInvalidBinding, v1.ReasonInvalidIdentity, v1.ReasonNameConflict,
 		v1.ReasonUnsupportedIdentityType, v1.ReasonUpstreamRefused:
-		p.agent.warnings.Warn(p.pod, refused.Reason, refused.Message)
+		p.agent.warnings.Warn(p.pod.Key, p.pod.UID, refused.Reason, refused.Message)
 	}
 }

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 
 	"github.com/spf13/pflag"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
 
 // Execute runs the agent with a command line, without the program's name, and
@@ -24,31 +25,22 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, pflag.ErrHelp):
 		return 0
 	case err != nil:
-		say(stderr, "reading the flags: %v (nmi --help lists them)\n", err)
+		sayf(stderr, "reading the flags: %v (nmi --help lists them)\n", err)
 		return 2
 	case flags.NArg() > 0:
-		say(stderr, "unknown command %q: nmi takes flags only (nmi --help lists them)\n", flags.Arg(0))
+		sayf(stderr, "unknown command %q: nmi takes flags only (nmi --help lists them)\n", flags.Arg(0))
 		return 2
 	case options.Version:
-		say(stdout, "NMI Version: %s\n", version())
+		sayf(stdout, "NMI Version: %s\n", obs.Version())
 		return 0
 	}
 	if err := Run(ctx, options); err != nil {
-		say(stderr, "nmi: %v\n", err)
+		sayf(stderr, "nmi: %v\n", err)
 		return 1
 	}
 	return 0
 }
 
-func say(w io.Writer, format string, args ...any) {
+func sayf(w io.Writer, format string, args ...any) {
 	_, _ = fmt.Fprintf(w, format, args...) // there is nowhere else to complain
-}
-
-// version is what the build was stamped with.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }

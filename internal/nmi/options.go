@@ -42,10 +42,10 @@ type Options struct {
 	RuleIntervalSeconds int
 	// AssignmentWait bounds how long a request waits for an assignment. The
 	// three below, if any is set, bound it instead.
-	AssignmentWait      time.Duration
-	RetriesForCreated   int
-	RetriesForAssigned  int
-	RetryIntervalSecond int
+	AssignmentWait       time.Duration
+	RetriesForCreated    int
+	RetriesForAssigned   int
+	RetryIntervalSeconds int
 
 	// Logger replaces the logger that Log describes; nil does not.
 	Logger *slog.Logger
@@ -59,6 +59,7 @@ type Options struct {
 	rest        *rest.Config
 	newRedirect func(redirect.Config) (redirector, error)
 	listening   func(api, probes, metrics netip.AddrPort)
+	synced      func()
 }
 
 // The default retries of the old agent, which count as soon as one of them is
@@ -81,16 +82,16 @@ func NewOptions() *Options {
 		ListenAddress: "127.0.0.1", Port: "2579",
 		MetadataIP: "169.254.169.254", MetadataPort: "80",
 		ProbePort: "8080", MetricsPort: "9090",
-		Kubeconfig:          os.Getenv("KUBECONFIG"),
-		Mode:                "standard",
-		Namespaced:          os.Getenv("FORCENAMESPACED") == "true",
-		MetadataHeader:      true,
-		ScaleFeatures:       true,
-		RuleIntervalSeconds: 60,
-		AssignmentWait:      defaultAssignmentWait,
-		RetriesForCreated:   contractRetriesForCreated,
-		RetriesForAssigned:  contractRetriesForAssigned,
-		RetryIntervalSecond: contractRetryInterval,
+		Kubeconfig:           os.Getenv("KUBECONFIG"),
+		Mode:                 "standard",
+		Namespaced:           os.Getenv("FORCENAMESPACED") == "true",
+		MetadataHeader:       true,
+		ScaleFeatures:        true,
+		RuleIntervalSeconds:  60,
+		AssignmentWait:       defaultAssignmentWait,
+		RetriesForCreated:    contractRetriesForCreated,
+		RetriesForAssigned:   contractRetriesForAssigned,
+		RetryIntervalSeconds: contractRetryInterval,
 	}
 }
 
@@ -116,7 +117,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.AssignmentWait, "assignment-wait", o.AssignmentWait, "how long a request waits for an assignment that is still to come")
 	f.IntVar(&o.RetriesForCreated, "retry-attempts-for-created", o.RetriesForCreated, "with the next two, if any is set: the wait is (created + assigned) × interval, instead of --assignment-wait")
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
-	f.IntVar(&o.RetryIntervalSecond, "find-identity-retry-interval", o.RetryIntervalSecond, "seconds; see --retry-attempts-for-created")
+	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
 	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
 	f.BoolVar(&o.Version, "version", false, "print the version and end")
@@ -161,12 +162,14 @@ func (o *Options) Ignored() []string {
 
 // config is validated options.
 type config struct {
-	node                         string
-	managed                      bool
-	api, probes, metrics         string
-	metadata, upstream, listener netip.AddrPort
-	wait                         time.Duration
-	ruleInterval                 time.Duration
+	node    string
+	managed bool
+	// api, probes and metrics are where to listen.
+	api, probes, metrics string
+	// listener is where the redirect leads pods to, metadata where they think
+	// they go, upstream where the real service is.
+	listener, metadata, upstream netip.AddrPort
+	wait, ruleInterval           time.Duration
 }
 
 // config validates. An error names the flag and says what to give it.
@@ -206,6 +209,10 @@ func (o *Options) addresses(c *config) error {
 		return fmt.Errorf("--nmi-listen-address and --nmi-port name the metadata service's own address %s: requests would never leave the agent", c.upstream)
 	}
 	c.api = c.listener.String()
+	if c.listener.Addr().IsUnspecified() {
+		// Connections can be led to one address only; this one is among all.
+		c.listener = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.listener.Port())
+	}
 	for _, port := range []struct {
 		flag, value string
 		into        *string
@@ -248,7 +255,7 @@ const maxWait = 100 * time.Second
 func (o *Options) wait() (time.Duration, error) {
 	wait := o.AssignmentWait
 	if o.changed("retry-attempts-for-created") || o.changed("retry-attempts-for-assigned") || o.changed("find-identity-retry-interval") {
-		wait = time.Duration(o.RetriesForCreated+o.RetriesForAssigned) * time.Duration(o.RetryIntervalSecond) * time.Second
+		wait = time.Duration(o.RetriesForCreated+o.RetriesForAssigned) * time.Duration(o.RetryIntervalSeconds) * time.Second
 	}
 	if wait < 0 || wait > maxWait {
 		return 0, fmt.Errorf("a request would wait %s for its assignment: want 0 to %s (--assignment-wait, or (--retry-attempts-for-created + --retry-attempts-for-assigned) × --find-identity-retry-interval)", wait, maxWait)

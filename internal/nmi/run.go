@@ -4,7 +4,8 @@
 // It wires the stages below it and holds the flow of one request through them.
 // Rules belong to the stages: whose request it is (caller), which identity
 // answers it (resolve), where the token comes from (tokensource), how it looks
-// (server), and how it gets here (redirect).
+// (server), and how it gets here (redirect). The package must not grow a rule of
+// its own.
 package nmi
 
 import (
@@ -20,11 +21,12 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 	imdssource "github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/imds"
@@ -80,12 +82,12 @@ type runner struct {
 	redirect redirector
 	store    *watch.Store
 	callers  *caller.Index
-	metrics  *metrics
-	health   *health
+	metrics  *report.Metrics
+	health   *report.Health
 }
 
 func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
-	r := &runner{config: c, options: o, log: log, metrics: newMetrics(), callers: caller.NewIndex(c.node, callerWait)}
+	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
 	var err error
 	if r.rest, err = o.kubernetes(); err != nil {
 		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
@@ -94,7 +96,7 @@ func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
 	if newRedirect == nil {
 		newRedirect = newNFTables
 	}
-	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid())})
+	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid())}) //nolint:gosec // a uid is 32 bits wide
 	if err != nil {
 		return nil, fmt.Errorf("preparing the redirect: %w", err)
 	}
@@ -105,7 +107,7 @@ func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the watches: %w", err)
 	}
-	r.health = &health{rules: r.redirect.Verify, unsynced: r.store.Unsynced}
+	r.health = &report.Health{Rules: r.redirect.Verify, Unsynced: r.store.Unsynced}
 	return r, nil
 }
 
@@ -128,7 +130,7 @@ func (o *Options) kubernetes() (*rest.Config, error) {
 }
 
 func (o *Options) userAgent() string {
-	agent := "aad-pod-identity/NMI/" + version()
+	agent := "aad-pod-identity/NMI/" + obs.Version()
 	if o.UserAgent != "" {
 		agent += " " + o.UserAgent
 	}
@@ -176,26 +178,27 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	warnings, err := newEvents(ctx, r.rest, r.config.node)
+	warnings, err := report.NewEvents(ctx, r.rest, r.config.node)
 	if err != nil {
 		open.close()
 		return err
 	}
-	context.AfterFunc(ctx, func() { r.health.stopping.Store(true) })
+	context.AfterFunc(ctx, func() { r.health.Stopping.Store(true) })
 
 	// Probes and metrics answer until pods' requests have ended, so that those
 	// can be seen ending.
 	watchers, stopWatchers := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWatchers()
 	var aside errgroup.Group
-	aside.Go(func() error { return obs.Serve(watchers, open.probes, r.health.handler(), time.Second) })
-	aside.Go(func() error { return obs.Serve(watchers, open.metrics, r.metrics.handler(), time.Second) })
+	aside.Go(func() error { return obs.Serve(watchers, open.probes, r.health.Handler(), time.Second) })
+	aside.Go(func() error { return obs.Serve(watchers, open.metrics, r.metrics.Handler(), time.Second) })
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.keep(ctx) })
 	group.Go(func() error { r.store.Run(ctx); return nil })
+	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error {
-		r.health.listening.Store(true)
+		r.health.Listening.Store(true)
 		return obs.Serve(ctx, open.api, r.handler(warnings), drain)
 	})
 	r.announce(open)
@@ -204,8 +207,20 @@ func (r *runner) run(ctx context.Context) error {
 	if asideErr := aside.Wait(); err == nil {
 		err = asideErr
 	}
-	r.log.Info("ended, the redirect's rules stay")
+	if err == nil {
+		r.log.Info("ended, the redirect's rules stay")
+	}
 	return err
+}
+
+func (r *runner) awaitSync(ctx context.Context) {
+	if !r.store.WaitSynced(ctx) {
+		return
+	}
+	r.log.Info("read what is needed from the API server")
+	if r.options.synced != nil {
+		r.options.synced()
+	}
 }
 
 func (r *runner) announce(open listeners) {
@@ -224,14 +239,16 @@ func (r *runner) keep(ctx context.Context) error {
 	err := r.redirect.Keep(ctx, redirectHooks{
 		interval: r.config.ruleInterval,
 		ready: func() {
-			r.health.kept.Store(true)
+			r.health.Kept.Store(true)
 			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
 		},
 		changed: func(change redirect.Change) {
-			if change.Rules {
-				r.metrics.repairs.Inc()
+			if !change.Rules {
+				r.log.Debug("redirect covers a new link", "links", change.Links)
+				return
 			}
-			r.log.Warn("redirect was put right", "rules", change.Rules, "why", change.Reason, "links", change.Links, "flows", change.Flows)
+			r.metrics.Repaired()
+			r.log.Warn("redirect was put right", "why", change.Reason, "links", change.Links, "flows", change.Flows)
 		},
 		failed: func(err error) { r.log.Error("redirect is not in place", "error", err) },
 	})
@@ -244,13 +261,15 @@ func (r *runner) keep(ctx context.Context) error {
 func (r *runner) handler(w warnings) *server.Server {
 	transport := imds.NewTransport()
 	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
-	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.asked)}
+	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.Asked)}
 	return server.New(server.Options{
 		Agent: &agent{
 			node: r.config.node, managed: r.config.managed,
 			policy:  binding.Policy{Namespaced: r.options.Namespaced},
 			callers: r.callers, objects: r.store,
-			tokens:   tokensource.NewCache(source, tokensource.CacheOptions{Timeout: upstreamTime, Observe: r.metrics.cached}),
+			tokens: tokensource.NewCache(source, tokensource.CacheOptions{
+				Timeout: upstreamTime, Observe: func(result tokensource.Result) { r.metrics.Cached(string(result)) },
+			}),
 			warnings: w, wait: r.config.wait,
 		},
 		Upstream: r.config.upstream, Transport: transport,
@@ -260,7 +279,7 @@ func (r *runner) handler(w warnings) *server.Server {
 		Timeout:               callerWait + r.config.wait + upstreamTime,
 		Log:                   r.log,
 		Done: func(ctx context.Context, record *audit.Record) {
-			r.metrics.decided(record)
+			r.metrics.Decided(record)
 			record.Log(ctx, r.log)
 		},
 	})

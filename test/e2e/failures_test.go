@@ -143,7 +143,7 @@ spec: {azureIdentity: nowhere, selector: missingidentity}
 	awaitObject(t, &v1.AzureIdentityBindingList{}, "Ready=False with IdentityNotFound", func(b *v1.AzureIdentityBinding) bool {
 		return b.Name == "missingidentity" && condition(b.Status.Conditions, v1.ConditionReady, v1.ReasonIdentityNotFound)
 	})
-	awaitEvent(t, "missingidentity", "default/nowhere")
+	awaitEvent(t, "missingidentity", "nowhere")
 	got, err := get(t.Context(), httpClient(t, pod.NS), query(), metadata())
 	if err != nil || got.status != http.StatusNotFound || got.field("error") == "" {
 		t.Errorf("got %d %s, %v", got.status, got.body, err)

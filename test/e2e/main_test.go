@@ -29,7 +29,7 @@ var shared *suite
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) //nolint:forbidigo // a TestMain has no context
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	if id, ok := os.LookupEnv(asProgram); ok {
 		return check(printToken(ctx, parseID(id)))

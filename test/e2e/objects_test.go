@@ -77,7 +77,7 @@ func awaitObject[T client.Object](t *testing.T, list client.ObjectList, what str
 		t.Fatalf("watching for %s: %v", what, err)
 	}
 	defer watcher.Stop()
-	var last any
+	var last T
 	for event := range watcher.ResultChan() {
 		if object, ok := event.Object.(T); ok && event.Type != watch.Deleted {
 			last = object
@@ -87,7 +87,7 @@ func awaitObject[T client.Object](t *testing.T, list client.ObjectList, what str
 		}
 	}
 	t.Fatalf("never seen: %s; last: %+v", what, last)
-	panic("unreachable")
+	return last
 }
 
 func awaitAssigned(t *testing.T, pod *world.Pod) {

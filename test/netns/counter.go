@@ -3,6 +3,7 @@ package netns
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -72,7 +73,7 @@ func openPacketSocket(index int, src netip.Prefix, dst netip.Addr) (int, error) 
 // each.
 func setFilter(fd int, src netip.Prefix, dst netip.Addr) error {
 	addr, from := dst.As4(), src.Masked().Addr().As4()
-	mask := uint32(uint64(0xffffffff) << (32 - src.Bits()))
+	mask := binary.BigEndian.Uint32(net.CIDRMask(src.Bits(), 32))
 	program, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtType},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 6},

@@ -149,7 +149,7 @@ func (n *NS) Sysctl(key string) (string, error) {
 	}
 	var value []byte
 	err = n.Do(func() error {
-		value, err = os.ReadFile(path)
+		value, err = os.ReadFile(path) //nolint:gosec // below /proc/sys/net, see sysctlPath
 		return err
 	})
 	return strings.TrimSpace(string(value)), err

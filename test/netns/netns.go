@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -125,8 +126,8 @@ func (n *NS) Close() error {
 		return nil
 	}
 	var errs []error
-	for i := len(closers) - 1; i >= 0; i-- {
-		errs = append(errs, closers[i].Close())
+	for _, closer := range slices.Backward(closers) {
+		errs = append(errs, closer.Close())
 	}
 	if n.handle != nil {
 		n.handle.Close()

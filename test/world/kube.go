@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -60,13 +61,14 @@ func (w *World) awaitEstablished(ctx context.Context, kinds int) error {
 	if len(lists) != kinds {
 		return fmt.Errorf("the chart ships %d custom resource definitions; %d are known here", kinds, len(lists))
 	}
-	return await(ctx, "the custom resource definitions", func() error {
-		var errs []error
-		for _, list := range lists {
-			errs = append(errs, w.Kube.List(ctx, list))
-		}
-		return errors.Join(errs...)
-	})
+	// The first list of each kind takes the API server a second; they run at once.
+	var group errgroup.Group
+	for _, list := range lists {
+		group.Go(func() error {
+			return await(ctx, fmt.Sprintf("%T", list), func() error { return w.Kube.List(ctx, list) })
+		})
+	}
+	return group.Wait()
 }
 
 // kubeconfig writes a kubeconfig with a token of a service account, once: a

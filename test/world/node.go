@@ -107,10 +107,15 @@ func (n *Node) CountLeaks() (*netns.Counter, error) {
 	return n.world.Azure.CountArrivalsFrom(n.Name, n.PodCIDR, metadataAddr)
 }
 
-// LaunchNMIUnprivileged starts NMI as nobody, with no capabilities.
+// LaunchNMIUnprivileged starts NMI without any capability, on ports of its own.
 func (n *Node) LaunchNMIUnprivileged(ctx context.Context) (*Process, error) {
+	kubeconfig, err := n.world.kubeconfig(ctx, "nmi", "nmi-"+n.Name)
+	if err != nil {
+		return nil, err
+	}
 	return n.world.start(ctx, command{
 		name: "nmi-unprivileged", ns: n.NS, path: "/usr/bin/setpriv",
-		args: []string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", n.world.program("nmi"), "--node=" + n.Name, "--http-probe-port=18085", "--prometheus-port=19090", "--nmi-port=12579"},
+		args: []string{"--bounding-set=-all", "--inh-caps=-all", n.world.program("nmi"), "--node=" + n.Name, "--http-probe-port=18085", "--prometheus-port=19090", "--nmi-port=12579"},
+		env:  []string{"KUBECONFIG=" + kubeconfig},
 	})
 }

@@ -57,7 +57,7 @@ func (w *World) start(ctx context.Context, c command) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the log of %s: %w", c.name, err)
 	}
-	defer out.Close() //nolint:errcheck // the child has its own descriptor
+	defer out.Close()
 	cmd := w.command(context.WithoutCancel(ctx), c)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := c.ns.Start(cmd); err != nil {
@@ -127,7 +127,7 @@ func (p *Process) whileRunning(check func() error) func() error {
 	return func() error {
 		select {
 		case <-p.done:
-			return &fatal{fmt.Errorf("%s ended: %v; its log ends:\n%s", p.Name, p.err, tail(p.Log(), 2000))}
+			return &fatal{fmt.Errorf("%s ended: %w; its log ends:\n%s", p.Name, p.err, tail(p.Log(), 2000))}
 		default:
 			return check()
 		}
@@ -174,7 +174,7 @@ func expectOK(ctx context.Context, client *http.Client, url string) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // nothing is read
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answered %s", url, response.Status)
 	}

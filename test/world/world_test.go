@@ -43,7 +43,7 @@ func TestWorldWithoutAgent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		response.Body.Close() //nolint:errcheck // only the status counts
+		response.Body.Close()
 		if response.StatusCode != http.StatusOK {
 			t.Errorf("%s pod of %s: %s", node.Layout, node.Name, response.Status)
 		}

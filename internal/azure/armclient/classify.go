@@ -24,7 +24,9 @@ const (
 
 // ARM's codes for a request that fails for one of its identities. Both also
 // come for other causes, so that the message must name one of the request's.
-var identityCodes = []string{"FailedIdentityOperation", "LinkedAuthorizationFailed"}
+func identityCodes() []string {
+	return []string{"FailedIdentityOperation", "LinkedAuthorizationFailed"}
+}
 
 // request is what a failure is to be told of.
 type request struct {
@@ -56,7 +58,7 @@ func (r request) ofResponse(response *azcore.ResponseError) error {
 	if named := r.named(message); len(named) > 0 && response.StatusCode != http.StatusTooManyRequests {
 		return &BadIdentitiesError{IDs: named, Code: code, Message: message}
 	}
-	if slices.Contains(identityCodes, code) && len(r.add) > 0 {
+	if slices.Contains(identityCodes(), code) && len(r.add) > 0 {
 		return &BadIdentitiesError{Code: code, Message: message}
 	}
 	switch response.StatusCode {

@@ -13,7 +13,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
@@ -90,7 +89,10 @@ func clientOptions(config Config, o Options) (options policy.ClientOptions, cust
 	options = policy.ClientOptions{
 		Cloud:     endpoints,
 		Transport: o.Transport,
+		// Few and quick: what fails for longer is reported, and tried again by the
+		// caller.
 		Retry: policy.RetryOptions{
+			MaxRetries: 2,
 			RetryDelay: o.RetryDelay,
 			// Without 429: a caller that knows of it keeps away from the resource
 			// and goes on with others, where the SDK would sleep.
@@ -122,11 +124,11 @@ func (u userAgent) Do(req *policy.Request) (*http.Response, error) {
 
 // newCredential returns the source of the client's own token. The SDK keeps
 // tokens and no failures, so that it recovers by itself when the way to the
-// metadata service or to Entra does. For those requests the SDK's own retries
-// are kept: they know what the metadata service means by its answers.
+// metadata service or to Entra does. Its default for the metadata service is to
+// try for more than a minute, in which nobody would be told what is wrong.
 func newCredential(config Config, base policy.ClientOptions, custom bool) (azcore.TokenCredential, error) {
 	if config.ManagedIdentity {
-		base.Retry = policy.RetryOptions{}
+		base.Retry.StatusCodes = append([]int{http.StatusNotFound, http.StatusGone, http.StatusTooManyRequests}, base.Retry.StatusCodes...)
 		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: base}
 		if config.ManagedIdentityClientID != "" {
 			options.ID = azidentity.ClientID(config.ManagedIdentityClientID)
@@ -200,7 +202,7 @@ func (c *Client) begin(ctx context.Context, ref compute.Ref, etag string, patch 
 	}
 	var options armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions
 	if etag != "" {
-		options.IfMatch = to.Ptr(etag)
+		options.IfMatch = new(etag)
 	}
 	// Never repeated by the SDK: after a lost answer a second try would meet its
 	// own change as a 412, which would look as if nothing had been done.
@@ -210,8 +212,7 @@ func (c *Client) begin(ctx context.Context, ref compute.Ref, etag string, patch 
 
 // fail gives an error its type, unless it has one.
 func (r request) fail(err error) error {
-	var deleting *DeletingError
-	if errors.As(err, &deleting) {
+	if _, ok := errors.AsType[*DeletingError](err); ok {
 		return err
 	}
 	return r.classify(err)
@@ -250,7 +251,7 @@ func (c *Client) client(ref compute.Ref) (*armcompute.VirtualMachineScaleSetsCli
 }
 
 func updateOf(patch *compute.Patch) armcompute.VirtualMachineScaleSetUpdate {
-	identity := &armcompute.VirtualMachineScaleSetIdentity{Type: to.Ptr(armcompute.ResourceIdentityType(patch.Type))}
+	identity := &armcompute.VirtualMachineScaleSetIdentity{Type: new(armcompute.ResourceIdentityType(patch.Type))}
 	for id, add := range patch.Body() {
 		if identity.UserAssignedIdentities == nil {
 			identity.UserAssignedIdentities = map[string]*armcompute.UserAssignedIdentitiesValue{}

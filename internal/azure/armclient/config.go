@@ -44,12 +44,12 @@ type field struct {
 }
 
 var (
-	fieldCloud     = field{"cloud", "CLOUD"}
-	fieldTenant    = field{"tenantId", "TENANT_ID"}
-	fieldClient    = field{"aadClientId", "CLIENT_ID"}
-	fieldSecret    = field{"aadClientSecret", "CLIENT_SECRET"}
-	fieldUseMSI    = field{"useManagedIdentityExtension", "USE_MSI"}
-	fieldMSIClient = field{"userAssignedIdentityID", "USER_ASSIGNED_MSI_CLIENT_ID"}
+	fieldCloud     = field{"cloud", "CLOUD"}                                        //nolint:gochecknoglobals // see above
+	fieldTenant    = field{"tenantId", "TENANT_ID"}                                 //nolint:gochecknoglobals // see above
+	fieldClient    = field{"aadClientId", "CLIENT_ID"}                              //nolint:gochecknoglobals // see above
+	fieldSecret    = field{"aadClientSecret", "CLIENT_SECRET"}                      //nolint:gochecknoglobals // see above
+	fieldUseMSI    = field{"useManagedIdentityExtension", "USE_MSI"}                //nolint:gochecknoglobals // see above
+	fieldMSIClient = field{"userAssignedIdentityID", "USER_ASSIGNED_MSI_CLIENT_ID"} //nolint:gochecknoglobals // see above
 )
 
 // ReadConfig reads azure.json, as AKS and the cloud provider write it, in JSON

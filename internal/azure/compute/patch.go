@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -92,9 +93,7 @@ func (i Identities) Apply(p *Patch) Identities {
 	out := i
 	out.Type = p.Type
 	out.Present = make(map[armid.ID]string, len(i.Present)+len(p.Add))
-	for id, clientID := range i.Present {
-		out.Present[id] = clientID
-	}
+	maps.Copy(out.Present, i.Present)
 	for _, id := range p.Add {
 		out.Present[id] = ""
 	}
@@ -108,11 +107,11 @@ func (i Identities) Apply(p *Patch) Identities {
 // what is wanted, or nil if there is nothing to do:
 //
 //	wanted  present  owned  →
-//	yes     yes      any    stays
+//	yes     any    stays
 //	yes     no       any    added
-//	no      yes      yes    removed
+//	no      yes      removed
 //	no      yes      no     stays: it is somebody else's
-//	no      no       any    nothing
+//	no      any    nothing
 //
 // A request names limit identities at most, what is added first; the rest is in
 // the patch of the state that the request leaves. A limit below one means

@@ -136,7 +136,7 @@ func TestIdentityPatchSplitsAtARMsLimit(t *testing.T) {
 }
 
 // scenario is a random state over ten identities, from one number each.
-func scenario(t testing.TB, kind uint8, bits [3]uint16, limit uint8) (current compute.Identities, wanted, owned []armid.ID, n int) {
+func scenario(t testing.TB, kind uint8, bits [3]uint16, limit uint8) (current compute.Identities, wanted, owned []armid.ID, n int) { //nolint:revive // the four are one scenario
 	types := []compute.IdentityType{compute.TypeNone, compute.TypeSystemAssigned, compute.TypeUserAssigned, compute.TypeBoth}
 	pick := func(mask uint16) string {
 		var names []rune

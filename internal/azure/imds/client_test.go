@@ -93,8 +93,7 @@ func TestClientDoesNotTakeForAToken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := clientOf(t, handler).Token(t.Context(), imds.Query{Resource: "r", ClientID: "c0ffee"})
-			var unavailable *imds.UnavailableError
-			if !errors.As(err, &unavailable) {
+			if _, ok := errors.AsType[*imds.UnavailableError](err); !ok {
 				t.Fatalf("got %v, want an UnavailableError", err)
 			}
 		})

@@ -2,7 +2,7 @@
 // sets: GET, PATCH of the identity block, and the operations that PATCH starts.
 //
 // A request becomes one call of the state; its typed errors become ARM's codes
-// and messages here. Virtual machines, other verbs and other fields are refused
+// and messages here; it must not decide anything itself. Virtual machines, other verbs and other fields are refused
 // as unexpected until something needs them.
 package arm
 
@@ -105,7 +105,7 @@ func (s *Server) route(call *wire.Call) (handler, *wire.Error) {
 	}
 	switch call.Method {
 	case http.MethodGet:
-		return func(_ *wire.Call, c token.Claims) (wire.Reply, error) { return s.get(c, id) }, nil
+		return func(call *wire.Call, c token.Claims) (wire.Reply, error) { return s.get(call, c, id) }, nil
 	case http.MethodPatch:
 		return func(call *wire.Call, c token.Claims) (wire.Reply, error) { return s.patch(call, c, id) }, nil
 	}
@@ -157,10 +157,10 @@ func checkVersion(call *wire.Call) error {
 	return nil
 }
 
-func (s *Server) get(claims token.Claims, id armid.ID) (wire.Reply, error) {
+func (s *Server) get(call *wire.Call, claims token.Claims, id armid.ID) (wire.Reply, error) {
 	v, err := s.State.ScaleSet(claims.ObjectID, id)
 	if err != nil {
-		return wire.Reply{}, refusal(err, claims, id)
+		return wire.Reply{}, refusal(err, claims, scaleSetPath(call.URL.Path))
 	}
 	return wire.Reply{Header: http.Header{"Etag": {v.ETag}}, Body: encodeScaleSet(v)}, nil
 }
@@ -176,7 +176,7 @@ func (s *Server) patch(call *wire.Call, claims token.Claims, id armid.ID) (wire.
 	}
 	v, op, err := s.State.PatchIdentity(p)
 	if err != nil {
-		return wire.Reply{}, refusal(err, claims, id)
+		return wire.Reply{}, refusal(err, claims, scaleSetPath(call.URL.Path))
 	}
 	return wire.Reply{
 		Header: http.Header{

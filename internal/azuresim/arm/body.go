@@ -1,7 +1,6 @@
 package arm
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -187,11 +186,4 @@ func (s *Server) retryAfter() string {
 	}
 	seconds := int((s.Latency + time.Second - 1) / time.Second)
 	return strconv.Itoa(min(seconds, 10))
-}
-
-// errorAs is [errors.As] as an expression.
-func errorAs[E error](err error) (E, bool) {
-	var typed E
-	ok := errors.As(err, &typed)
-	return typed, ok
 }

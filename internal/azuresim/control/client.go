@@ -1,8 +1,8 @@
 // Package control is the Go client of the simulator's control API.
 //
 // It is for tests and for the demo, which set Azure up with it, break it and
-// wait for what happens. It imports the plain data of the simulator and none of
-// its logic, so that it can be used alone against a running process.
+// wait for what happens. It must import nothing but the plain data of the
+// simulator, so that it can be used alone against a running process.
 package control
 
 import (
@@ -210,7 +210,7 @@ func (c *Client) fetch(ctx context.Context, method, path string, in any) ([]byte
 	if err != nil {
 		return nil, fmt.Errorf("calling the simulator: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end or given up
+	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer to %s %s: %w", method, path, err)

@@ -1,7 +1,7 @@
 // Package controlapi serves the simulator's control API: plain HTTP and JSON by
 // which a test or a demo sets Azure up, breaks it and reads what happened.
 //
-// It is not Azure: nothing it serves may be needed by a program under test, and
+// It is not Azure: a program under test must not need anything that it serves, and
 // its own requests stay out of the journal. It has no authentication, so it
 // listens on loopback unless told otherwise.
 package controlapi
@@ -108,10 +108,10 @@ func (s *Server) write(w http.ResponseWriter, status int, answer any) {
 }
 
 func statusOf(err error) int {
-	var refused *refusal
-	switch {
-	case errors.As(err, &refused):
+	if refused, ok := errors.AsType[*refusal](err); ok {
 		return refused.status
+	}
+	switch {
 	case errors.Is(err, state.ErrNotFound):
 		return http.StatusNotFound
 	case errors.Is(err, state.ErrBusy):

@@ -3,7 +3,8 @@
 // client credentials with a secret.
 //
 // Client assertions (certificates, federated credentials) are not there yet and
-// are refused as unexpected. Which application exists is the state's to know.
+// are refused as unexpected. It must not know
+// which application exists: that is the state's.
 package entra
 
 import (

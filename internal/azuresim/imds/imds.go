@@ -3,7 +3,8 @@
 //
 // Which node is asked follows from the source address, as it does on the wire:
 // whatever reaches IMDS from a VM, or from a pod on it, gets the VM's
-// identities. Other routes below /metadata are not there. The limits of 20
+// identities. It must not know NMI, or answer anything that Azure would not.
+// Other routes below /metadata are not there. The limits of 20
 // requests a second and 5 at once are not simulated yet: a fault can answer 429.
 package imds
 
@@ -28,7 +29,7 @@ type Server struct {
 
 // The routes, in lower case: IMDS compares paths without case.
 const (
-	tokenPath    = "/metadata/identity/oauth2/token" //nolint:gosec // a path, no credential
+	tokenPath    = "/metadata/identity/oauth2/token"
 	instancePath = "/metadata/instance"
 	computePath  = "/metadata/instance/compute"
 )

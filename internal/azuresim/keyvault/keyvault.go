@@ -1,7 +1,7 @@
 // Package keyvault answers as the key vaults of the simulated tenant: it gives
 // secrets to callers whose token and role allow it, and challenges the others.
 //
-// It reads only. Secrets are written through the control API.
+// It must not write: secrets are written through the control API.
 package keyvault
 
 import (

@@ -1,7 +1,7 @@
 // Package pki is the simulator's certificate authority: it makes a certificate
 // for each of Azure's host names when a client first asks for it.
 //
-// It must be trusted by nothing but the clients of one simulation. It does not
+// It must be trusted by nothing but the clients of one simulation. It must not
 // know which names are Azure's: its user says.
 package pki
 

@@ -32,8 +32,8 @@ func (e *AuthorizationError) Error() string {
 // LinkedAuthorizationError says that a principal may write a scale set, but may
 // not assign the identities whose IDs are named.
 type LinkedAuthorizationError struct {
-	Principal, Scope string
-	IDs              []string // as ARM spells them
+	Principal string
+	IDs       []string // as ARM spells them
 }
 
 func (e *LinkedAuthorizationError) Error() string {

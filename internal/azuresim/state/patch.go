@@ -98,7 +98,7 @@ func (t *tables) admitIdentities(p IdentityPatch, v *scaleSet) error {
 	slices.Sort(forbidden)
 	slices.Sort(missing)
 	if len(forbidden) > 0 {
-		return &LinkedAuthorizationError{Principal: p.Principal, Scope: v.spelling, IDs: forbidden}
+		return &LinkedAuthorizationError{Principal: p.Principal, IDs: forbidden}
 	}
 	if err := p.check(v.shown); err != nil {
 		return err

@@ -129,7 +129,7 @@ func TestIMDSFollowsTheLastOperationThatSucceeded(t *testing.T) {
 			}
 			v, _, err := s.PatchIdentity(p)
 			if err != nil {
-				if !errors.As(err, new(*state.IdentityBlockError)) || len(keys(next)) != 0 {
+				if !as[*state.IdentityBlockError](err) || len(keys(next)) != 0 {
 					t.Fatalf("seed %d: %v for %v", seed, err, keys(next))
 				}
 				continue

@@ -176,16 +176,17 @@ func faulted(r fault.Response) *Error {
 }
 
 func (rec *Recorder) refusal(s Surface, call *Call, err error) Reply {
-	var refused *Error
-	if !errors.As(err, &refused) {
+	refused, ok := errors.AsType[*Error](err)
+	detail := err.Error()
+	if ok {
+		detail = refused.Message
+	} else {
 		rec.Log.Error("serving a request", "surface", s.Name, "path", call.URL.Path, "err", err)
 		refused = Unexpected(http.StatusInternalServerError, "InternalServerError", "The server encountered an internal error.")
-		call.Entry.Detail = err.Error()
 	}
 	call.Entry.Code = refused.Code
 	if refused.Unexpected {
-		call.Entry.Unexpected = true
-		call.Entry.Detail = refused.Message
+		call.Entry.Unexpected, call.Entry.Detail = true, detail
 	}
 	return Reply{Status: refused.Status, Header: refused.Header, Body: s.Render(call, refused)}
 }

@@ -3,7 +3,9 @@ package assignment
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +14,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
 // Snapshot is all that the assignments of one pod depend on.
@@ -29,6 +32,8 @@ type Snapshot struct {
 	Taken func(namespace, name string) bool
 	// Namespaced is the install's switch: assignments live beside identities.
 	Namespaced bool
+	// Now is the time of what is said first on an assignment.
+	Now time.Time
 }
 
 // Changes are what is to be written, in no order.
@@ -106,7 +111,9 @@ func (s Snapshot) desired(grant binding.Grant) *v1.AzureAssignedIdentity {
 		},
 		Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDCreated, AvailableReplicas: 1},
 	}
-	if !grant.Identity.Attached() {
+	if grant.Identity.Attached() {
+		out.Status.Conditions = s.attaching()
+	} else {
 		// Nothing has to happen in Azure first.
 		out.Status.Status = v1.AssignedIDAssigned
 	}
@@ -120,6 +127,15 @@ func (s Snapshot) desired(grant binding.Grant) *v1.AzureAssignedIdentity {
 	}
 	out.Labels = nodeLabels(nil, s.Node)
 	return out
+}
+
+// attaching is what the attachment would say first: so it need not be written
+// once more.
+func (s Snapshot) attaching() []metav1.Condition {
+	return []metav1.Condition{{
+		Type: v1.ConditionReady, Status: metav1.ConditionFalse, LastTransitionTime: metav1.NewTime(s.Now),
+		Reason: string(v1.ReasonAttaching), Message: kube.AttachingMessage,
+	}}
 }
 
 func (s Snapshot) plainName(identityName string) string {
@@ -142,9 +158,7 @@ func hashed(plain string, pod identity.Key) string {
 // does not fit into a label.
 func nodeLabels(labels map[string]string, node string) map[string]string {
 	out := map[string]string{}
-	for key, value := range labels {
-		out[key] = value
-	}
+	maps.Copy(out, labels)
 	delete(out, v1.NodeNameLabel)
 	if len(node) <= validation.LabelValueMaxLength {
 		out[v1.NodeNameLabel] = node
@@ -212,7 +226,7 @@ func merge(current, desired *v1.AzureAssignedIdentity, attached bool) (*v1.Azure
 	updated.Spec = desired.Spec
 	updated.Status.Status = status
 	if status == v1.AssignedIDCreated && status != current.Status.Status {
-		updated.Status.Conditions = nil
+		updated.Status.Conditions = desired.Status.Conditions
 	}
 	return updated, true
 }

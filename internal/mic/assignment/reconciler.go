@@ -42,14 +42,14 @@ type Reconciler struct {
 	lookup     kube.Lookup
 	events     *events.Recorder
 	namespaced bool
-	observe    func(string, time.Duration, error)
+	written    func(string, time.Duration, error)
 }
 
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
-	r := &Reconciler{client: o.Client, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, observe: o.Observe}
-	if r.observe == nil {
-		r.observe = func(string, time.Duration, error) {}
+	r := &Reconciler{client: o.Client, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe}
+	if r.written == nil {
+		r.written = func(string, time.Duration, error) {}
 	}
 	return r
 }
@@ -57,12 +57,12 @@ func NewReconciler(o Options) *Reconciler {
 // Reconcile brings one pod's assignments up to date. A write that fails does not
 // keep the others from being tried.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	snapshot, pod, decision, err := r.snapshot(ctx, kube.KeyOf(request))
+	seen, err := r.observe(ctx, kube.KeyOf(request))
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	r.sayRefusals(pod, decision)
-	err = r.write(ctx, Compute(snapshot))
+	r.sayRefusals(seen)
+	err = r.write(ctx, Compute(seen.snapshot))
 	if stale(err) {
 		// The cache has not caught up with somebody's write, most often our own.
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
@@ -76,7 +76,7 @@ const cacheLag = 100 * time.Millisecond
 // stale reports whether all that failed is what an up-to-date cache would have
 // avoided.
 func stale(err error) bool {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the shape of errors.Join is meant
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return false
 	}
@@ -88,23 +88,30 @@ func stale(err error) bool {
 	return true
 }
 
-// snapshot reads the cache. The decision is empty for a pod that needs nothing.
-func (r *Reconciler) snapshot(ctx context.Context, key identity.Key) (Snapshot, *corev1.Pod, binding.Decision, error) {
+// observed is what the cache holds of one pod.
+type observed struct {
+	snapshot Snapshot
+	pod      *corev1.Pod // nil: there is none
+	refusals []binding.Refusal
+}
+
+func (r *Reconciler) observe(ctx context.Context, key identity.Key) (observed, error) {
 	catalog := &catalog{ctx: ctx, lookup: r.lookup}
-	snapshot := Snapshot{Pod: key, Namespaced: r.namespaced, Taken: catalog.taken(key)}
-	pod, errPod := r.lookup.Pod(ctx, key)
-	current, errCurrent := r.lookup.AssignmentsOf(ctx, key)
+	seen := observed{snapshot: Snapshot{Pod: key, Namespaced: r.namespaced, Taken: catalog.taken(key), Now: time.Now()}}
+	var errPod, errCurrent error
+	seen.pod, errPod = r.lookup.Pod(ctx, key)
+	seen.snapshot.Current, errCurrent = r.lookup.AssignmentsOf(ctx, key)
 	if err := errors.Join(errPod, errCurrent); err != nil {
-		return Snapshot{}, nil, binding.Decision{}, err
+		return observed{}, err
 	}
-	snapshot.Current = current
-	if pod == nil || finished(pod) {
-		return snapshot, pod, binding.Decision{}, nil
+	if seen.pod == nil || finished(seen.pod) {
+		return seen, nil
 	}
-	snapshot.Node = pod.Spec.NodeName
-	decision := binding.Decide(binding.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, catalog, binding.Policy{Namespaced: r.namespaced})
-	snapshot.Grants = decision.Grants
-	return snapshot, pod, decision, catalog.err
+	seen.snapshot.Node = seen.pod.Spec.NodeName
+	asked := binding.Pod{Namespace: seen.pod.Namespace, Name: seen.pod.Name, Labels: seen.pod.Labels}
+	decision := binding.Decide(asked, catalog, binding.Policy{Namespaced: r.namespaced})
+	seen.snapshot.Grants, seen.refusals = decision.Grants, decision.Refusals
+	return seen, catalog.err
 }
 
 // finished pods need no identity any more. A pod that is being deleted does:
@@ -115,10 +122,10 @@ func finished(pod *corev1.Pod) bool {
 
 // sayRefusals tells the pod's owner what no condition can: what is wrong between
 // this pod and a binding, where both are right by themselves.
-func (r *Reconciler) sayRefusals(pod *corev1.Pod, decision binding.Decision) {
-	for _, refusal := range decision.Refusals {
+func (r *Reconciler) sayRefusals(seen observed) {
+	for _, refusal := range seen.refusals {
 		if refusal.Reason == v1.ReasonNamespaceMismatch || refusal.Reason == v1.ReasonNameConflict {
-			r.events.Warn(events.Pod(pod), refusal.Binding.String(), string(refusal.Reason), refusal.Message)
+			r.events.Warn(events.Pod(seen.pod), refusal.Binding.String(), string(refusal.Reason), refusal.Message)
 		}
 	}
 }
@@ -140,7 +147,7 @@ func (r *Reconciler) write(ctx context.Context, changes Changes) error {
 func (r *Reconciler) timed(operation string, write func() error) error {
 	start := time.Now()
 	err := write()
-	r.observe(operation, time.Since(start), err)
+	r.written(operation, time.Since(start), err)
 	return err
 }
 

@@ -34,11 +34,13 @@ func (h *holds) of(ref compute.Ref) error {
 		delete(h.until, ref)
 		return nil
 	}
-	var throttled *armclient.ThrottledError
-	if errors.As(held.failure, &throttled) {
+	if throttled, ok := errors.AsType[*armclient.ThrottledError](held.failure); ok {
 		return &armclient.ThrottledError{After: left, Message: throttled.Message}
 	}
-	return &armclient.UnavailableError{After: left, Err: held.failure}
+	if unavailable, ok := errors.AsType[*armclient.UnavailableError](held.failure); ok {
+		return &armclient.UnavailableError{After: left, Err: unavailable.Err}
+	}
+	return nil
 }
 
 // set keeps the resource for as long as the failure asks for.

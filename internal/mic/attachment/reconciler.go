@@ -137,7 +137,9 @@ type pass struct {
 	seen      *compute.Identities // nil: not known
 	refused   map[armid.ID]error
 	operation *v1.ARMOperation
+	underway  bool // a patch is about to be sent
 	wait      bool
+	gone      bool  // ARM does not know the resource
 	failure   error // ARM's; it is reported
 }
 
@@ -175,7 +177,8 @@ func (p *pass) look(ctx context.Context) bool {
 	defer cancel()
 	seen, err := p.arm.Get(ctx, p.ref)
 	if err != nil {
-		p.failure = err
+		var notFound *armclient.NotFoundError
+		p.failure, p.gone = err, errors.As(err, &notFound)
 		return false
 	}
 	p.seen = &seen
@@ -203,7 +206,10 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		return false, err
 	}
 	// Pods whose identity is there already do not wait for the others'.
-	if err := p.say(ctx); err != nil && !outdated(err) {
+	p.underway = true
+	err = p.say(ctx)
+	p.underway = false
+	if err != nil && !outdated(err) {
 		return false, err
 	}
 	log.FromContext(ctx).Info("patching identities", "add", len(planned.Patch.Add), "remove", len(planned.Patch.Remove))
@@ -211,10 +217,12 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 	p.operation = operation
 	if failure == nil {
 		p.seen = &seen
+		if seen.ETag == "" {
+			p.seen = nil // ARM ended the operation without showing the resource
+		}
 		return true, p.apply.Record(ctx, p.record, planned.After)
 	}
-	var notStarted *armclient.NotStartedError
-	if errors.As(failure, &notStarted) {
+	if _, ok := errors.AsType[*armclient.NotStartedError](failure); ok {
 		if err := p.apply.Record(ctx, p.record, planned.Undo()); err != nil {
 			return false, err
 		}
@@ -254,7 +262,8 @@ func (p *pass) say(ctx context.Context) error {
 		return err
 	}
 	outcome := report.Outcome{
-		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure, Operation: p.operation,
+		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure,
+		Underway: p.underway, Operation: p.operation,
 	}
 	if p.seen != nil {
 		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy)
@@ -265,7 +274,7 @@ func (p *pass) say(ctx context.Context) error {
 
 // result reports the end of a pass and says when to come back.
 func (p *pass) result(ctx context.Context, failure error) (reconcile.Result, error) {
-	if gone, err := p.forget(ctx, failure); gone {
+	if forgotten, err := p.forget(ctx); forgotten || err != nil {
 		return reconcile.Result{}, err
 	}
 	errSay := p.say(ctx)
@@ -295,9 +304,8 @@ func (p *pass) refusals() error {
 }
 
 // forget drops the record of a resource that ARM does not know and no pod needs.
-func (p *pass) forget(ctx context.Context, failure error) (gone bool, err error) {
-	var notFound *armclient.NotFoundError
-	if !errors.As(failure, &notFound) {
+func (p *pass) forget(ctx context.Context) (forgotten bool, err error) {
+	if !p.gone {
 		return false, nil
 	}
 	assignments, err := p.observe.Assignments(ctx, p.ref)
@@ -309,7 +317,7 @@ func (p *pass) forget(ctx context.Context, failure error) (gone bool, err error)
 
 // outdated reports whether a write failed because its object had changed.
 func outdated(err error) bool {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the shape of errors.Join is meant
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, failure := range joined.Unwrap() {
 			if !outdated(failure) {
 				return false

@@ -8,6 +8,7 @@ package events
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -53,13 +54,20 @@ func New(ctx context.Context, config *rest.Config, scheme *runtime.Scheme) (*Rec
 	if err != nil {
 		return nil, fmt.Errorf("preparing to write events: %w", err)
 	}
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx), record.WithCorrelatorOptions(record.CorrelatorOptions{SpamKeyFunc: apart}))
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")})
 	context.AfterFunc(ctx, broadcaster.Shutdown)
 	return &Recorder{
 		recorder: broadcaster.NewRecorder(scheme, corev1.EventSource{Component: Component}),
 		said:     lru.New(remembered),
 	}, nil
+}
+
+// apart counts an object's warnings and its good news for themselves: a binding
+// that was applied for many pods must still be able to say what is wrong.
+func apart(e *corev1.Event) string {
+	o := e.InvolvedObject
+	return strings.Join([]string{o.Kind, o.Namespace, o.Name, string(o.UID), e.Type}, "/")
 }
 
 // Normal says that something went well.

@@ -6,6 +6,9 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 )
 
+// AttachingMessage goes with [v1.ReasonAttaching] on an assignment.
+const AttachingMessage = "waiting for Azure to attach the identity to the node's virtual machine or scale set"
+
 // ManagedIdentity returns the managed identity that must be on the node's
 // resource for the assignment, and false if there is none: it is of another
 // kind, going away, or cannot be read.

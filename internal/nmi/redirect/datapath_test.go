@@ -149,7 +149,7 @@ func TestOthersCannotAnswerInNMIsName(t *testing.T) {
 		if err := unix.Setfsuid(65534); err != nil {
 			return err
 		}
-		defer unix.Setfsuid(0)
+		defer func() { _ = unix.Setfsuid(0) }()
 		other, err = new(net.ListenConfig).Listen(t.Context(), "tcp4", target)
 		return err
 	}))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -108,7 +109,7 @@ func linkMessage(flags uint32, conf []uint32) []byte {
 	data := make([]byte, sizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(data[4:], 5)
 	binary.NativeEndian.PutUint32(data[8:], flags)
-	data = append(data, encode(unix.IFLA_IFNAME, []byte("eth0\x00"))...)
+	data = slices.Concat(data, encode(unix.IFLA_IFNAME, []byte("eth0\x00")))
 	if conf == nil {
 		return data
 	}
@@ -116,7 +117,7 @@ func linkMessage(flags uint32, conf []uint32) []byte {
 	for _, v := range conf {
 		b = binary.NativeEndian.AppendUint32(b, v)
 	}
-	return append(data, nested(unix.IFLA_AF_SPEC, nested(unix.AF_INET, encode(unix.IFLA_INET_CONF, b)))...)
+	return slices.Concat(data, nested(unix.IFLA_AF_SPEC, nested(unix.AF_INET, encode(unix.IFLA_INET_CONF, b))))
 }
 
 func TestDecodeLink(t *testing.T) {

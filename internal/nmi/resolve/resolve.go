@@ -7,7 +7,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // Query is which identity a pod asks for, as it spelled the IDs. The zero Query

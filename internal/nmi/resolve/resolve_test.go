@@ -98,7 +98,7 @@ func answer(choice resolve.Choice, reason v1.Reason) string {
 	}
 	var names []string
 	for _, id := range choice.Identities {
-		names = append(names, id.Key.String())
+		names = append(names, id.String())
 	}
 	if choice.Several {
 		names = append(names, "of several")
@@ -301,7 +301,7 @@ func TestResolveProperties(t *testing.T) {
 			t.Fatalf("%+v: chose %v", query, choice.Identities)
 		}
 		for _, chosen := range choice.Identities {
-			if !mine[chosen.Key.String()] {
+			if !mine[chosen.String()] {
 				t.Fatalf("%+v: chose %s, which is not the pod's", query, chosen.Key)
 			}
 			if query.ClientID != "" && !chosen.ClientID.Matches(query.ClientID) || !query.ResourceID.IsZero() && chosen.ResourceID != query.ResourceID {

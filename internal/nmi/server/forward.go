@@ -8,7 +8,7 @@ import (
 	"net/url"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // The bounds of what passes through, in bytes. Instance metadata is a few

@@ -18,9 +18,9 @@ import (
 	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 const contentType = "application/json; charset=utf-8"
@@ -175,7 +175,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	record.Route = recorded(kind)
 	switch {
 	case kind == malformed:
-		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, without escapes, backslashes, semicolons, empty or dot segments")
+		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, of letters, digits and . _ ~ -, without empty or dot segments")
 	case s.options.BlockInstanceMetadata && (kind == instance || kind == instanceLike):
 		return refusal.New(v1.ReasonBlocked, "instance metadata is not given to pods here")
 	}
@@ -221,6 +221,12 @@ func invalid(err error) error {
 	return refusal.New(v1.ReasonInvalidRequest, "%s", err.Error())
 }
 
+// methodServed reports whether a path that is no token route takes the method.
+// Some of those for excepted pods are written to, such as scheduled events.
+func methodServed(method string, kind route) bool {
+	return method == http.MethodGet || kind == exceptional && method == http.MethodPost
+}
+
 func notAllowed(method string) error {
 	return refusal.New(v1.ReasonMethodNotAllowed, "method %s is not served on this path", strconv.Quote(method))
 }
@@ -259,7 +265,7 @@ func (s *Server) write(w http.ResponseWriter, issued imds.Token) {
 	header.Set("Content-Type", contentType)
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(body) // a caller that left needs no token
+	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no token
 }
 
 // other answers what is not a token request: instance metadata for every pod of
@@ -275,7 +281,7 @@ func (s *Server) other(w http.ResponseWriter, r *http.Request, kind route, path 
 		return refused
 	case err != nil:
 		return err
-	case r.Method != http.MethodGet && (kind == instance || r.Method != http.MethodPost):
+	case !methodServed(r.Method, kind):
 		return notAllowed(r.Method)
 	}
 	record.Reason = v1.ReasonForwarded

@@ -8,7 +8,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // answer is how a Reason looks on the wire.
@@ -80,7 +80,7 @@ func (s *Server) refuse(w http.ResponseWriter, refused *refusal.Error) int {
 		header.Set("Allow", http.MethodGet)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(body) // a caller that left needs no answer
+	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no answer
 	return a.status
 }
 

@@ -8,7 +8,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // Result says how the cache answered; the set is closed and labels a metric.
@@ -68,9 +68,9 @@ func (o CacheOptions) withDefaults() CacheOptions {
 	return o
 }
 
-// lastSeconds is how much life a token must have left to be handed out at all:
+// minLife is how much life a token must have left to be handed out at all:
 // it has a way to go before it is checked.
-const lastSeconds = 10 * time.Second
+const minLife = 10 * time.Second
 
 // Cache keeps tokens of a source until shortly before they end. For equal
 // requests there is one upstream call at a time, however many ask, and it goes
@@ -185,7 +185,7 @@ func replaceAt(expires, now time.Time, margin time.Duration) time.Time {
 }
 
 func (c *Cache) good(token imds.Token) bool {
-	return token.Value() != "" && c.options.Now().Add(lastSeconds).Before(token.ExpiresOn)
+	return token.Value() != "" && c.options.Now().Add(minLife).Before(token.ExpiresOn)
 }
 
 // evict makes room for one more entry: tokens at their end go first, calls under

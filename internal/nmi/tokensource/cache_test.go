@@ -16,8 +16,8 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // upstream is a source whose tokens tell what was asked for and how often.

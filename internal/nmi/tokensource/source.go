@@ -11,7 +11,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // Request is everything that a token depends on. Requests are one and the same

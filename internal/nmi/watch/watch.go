@@ -2,14 +2,16 @@
 // from: this node's pods and the objects of pod identity.
 //
 // It starts and goes on without an API server: what it has is served, and what
-// it has not yet is known to be missing. It only holds objects; who may use what
-// is decided elsewhere.
+// it has not yet is known to be missing. It only holds objects; it must not decide
+// who may use what.
 package watch
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -177,6 +179,12 @@ func (s *Store) Run(ctx context.Context) {
 		}
 	}
 	group.Wait()
+}
+
+// WaitSynced returns true once everything has been seen that was there at the
+// start, and false if ctx ended first.
+func (s *Store) WaitSynced(ctx context.Context) bool {
+	return cache.WaitForCacheSync(ctx.Done(), slices.Collect(maps.Values(s.synced))...)
 }
 
 // Unsynced returns the kinds of which not everything has been seen yet, by their

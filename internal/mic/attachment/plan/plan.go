@@ -15,7 +15,7 @@
 //	                                         request that needed that ETag was about to be sent
 //	attaching  yes, and the ETag is the same dropped: it is somebody else's
 //	owned      yes                           owned
-//	owned      no                            dropped: somebody removed it
+//	no                            dropped: somebody removed it
 //	any        while an operation runs       kept: ARM shows what was asked for, and takes it
 //	                                         back if the operation fails
 //

@@ -40,6 +40,10 @@ type Outcome struct {
 	Refused map[armid.ID]error
 	// Err is what keeps everything that is pending.
 	Err error
+	// Underway says that a patch is about to be sent. Of the assignments that it
+	// is for, nothing is said before its end: what was last said, such as why the
+	// patch before it failed, stays till then.
+	Underway bool
 	// Operation is the last change asked for; nil leaves the one reported.
 	Operation *v1.ARMOperation
 }
@@ -79,14 +83,11 @@ func (o Outcome) verdict(id armid.ID) verdict {
 		err = o.Err
 	}
 	if err == nil {
-		return verdict{reason: v1.ReasonAttaching, message: AttachingMessage}
+		return verdict{reason: v1.ReasonAttaching, message: kube.AttachingMessage}
 	}
 	reason, message := Explain(err)
 	return verdict{reason: reason, message: message}
 }
-
-// AttachingMessage goes with [v1.ReasonAttaching].
-const AttachingMessage = "waiting for Azure to attach the identity to the node's virtual machine or scale set"
 
 func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, o Outcome) error {
 	id, needed := kube.ManagedIdentity(a)
@@ -94,7 +95,11 @@ func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, 
 		return nil
 	}
 	said := o.verdict(id)
-	if o.Seen == nil && !said.assigned && isAssigned(a) {
+	switch {
+	case said.assigned:
+	case o.Underway:
+		return nil
+	case o.Seen == nil && isAssigned(a):
 		return nil // it was there, and nobody says that it went
 	}
 	return r.Say(ctx, a, said.assigned, said.reason, said.message)

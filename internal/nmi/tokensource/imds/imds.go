@@ -13,8 +13,8 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	azureimds "github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 // Client asks the metadata service; [azureimds.Client] is one.
@@ -76,8 +76,8 @@ func explain(request tokensource.Request, err error) (string, *refusal.Error) {
 
 func words(request tokensource.Request, err *azureimds.RefusedError) string {
 	if !strings.Contains(err.Description, azureimds.IdentityNotFound) {
-		return "the node's metadata service refuses a token for AzureIdentity " + request.Identity.Key.String() + ": " + err.Description
+		return "the node's metadata service refuses a token for AzureIdentity " + request.Identity.String() + ": " + err.Description
 	}
-	return azureimds.IdentityNotFound + ": AzureIdentity " + request.Identity.Key.String() + " with client ID " + request.Identity.ClientID.String() +
+	return azureimds.IdentityNotFound + ": AzureIdentity " + request.Identity.String() + " with client ID " + request.Identity.ClientID.String() +
 		" is not attached to this node's virtual machine or scale set, or its client ID is wrong"
 }

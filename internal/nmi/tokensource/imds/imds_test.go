@@ -12,9 +12,9 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	azureimds "github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 type client func(azureimds.Query) (azureimds.Token, error)

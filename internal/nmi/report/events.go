@@ -1,4 +1,4 @@
-package nmi
+package report
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 )
 
 const (
@@ -25,9 +25,9 @@ const (
 	maxWarnings = 4096
 )
 
-// events writes warnings as Events on pods, in the background. A pod that asks
+// Events write warnings as Events on pods, in the background. A pod that asks
 // in vain once a second gets one Event.
-type events struct {
+type Events struct {
 	recorder record.EventRecorder
 	now      func() time.Time
 
@@ -41,8 +41,8 @@ type warning struct {
 	message string
 }
 
-// newEvents returns events that are written until ctx ends.
-func newEvents(ctx context.Context, config *rest.Config, node string) (*events, error) {
+// NewEvents returns events that are written until ctx ends.
+func NewEvents(ctx context.Context, config *rest.Config, node string) (*Events, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client for events: %w", err)
@@ -51,19 +51,19 @@ func newEvents(ctx context.Context, config *rest.Config, node string) (*events, 
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	context.AfterFunc(ctx, broadcaster.Shutdown)
 	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "nmi", Host: node})
-	return &events{recorder: recorder, now: time.Now, last: map[warning]time.Time{}}, nil
+	return &Events{recorder: recorder, now: time.Now, last: map[warning]time.Time{}}, nil
 }
 
 // Warn writes a warning Event on the pod, unless it did so a while ago.
-func (e *events) Warn(pod caller.Pod, reason v1.Reason, message string) {
-	if !e.due(warning{pod.UID, reason, message}) {
+func (e *Events) Warn(pod identity.Key, uid types.UID, reason v1.Reason, message string) {
+	if !e.due(warning{uid, reason, message}) {
 		return
 	}
-	reference := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
+	reference := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: uid}
 	e.recorder.Event(reference, corev1.EventTypeWarning, string(reason), message)
 }
 
-func (e *events) due(w warning) bool {
+func (e *Events) due(w warning) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()

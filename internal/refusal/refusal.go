@@ -41,8 +41,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // Of returns err as a refusal. What is none becomes an InternalError whose
 // cause is kept for the log.
 func Of(err error) *Error {
-	var refused *Error
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*Error](err); ok {
 		return refused
 	}
 	return &Error{Reason: v1.ReasonInternalError, Message: "the agent failed to answer; its log says why", Err: err}

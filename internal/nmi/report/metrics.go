@@ -1,4 +1,8 @@
-package nmi
+// Package report is what the agent shows of itself: metrics, probes, Events.
+//
+// It is told what happened, and asks how things stand only when it is probed. It
+// must not decide anything, nor be asked by a stage.
+package report
 
 import (
 	"net/http"
@@ -11,9 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/audit"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 )
 
 // maxResources bounds the values of the label resource, which callers choose.
@@ -23,10 +26,10 @@ const maxResources = 50
 // operation_type for the metadata service's tokens of user-assigned identities.
 const managedIdentityOperation = "adal_token_msi_userassignedid"
 
-// metrics are the agent's. Those that begin with aadpodidentity_ have the names,
+// Metrics are the agent's. Those that begin with aadpodidentity_ have the names,
 // labels and buckets of AAD Pod Identity v1.8.17, so that its dashboards stay
 // right; the labels are bounded here.
-type metrics struct {
+type Metrics struct {
 	registry *prometheus.Registry
 
 	operations   *prometheus.HistogramVec
@@ -41,8 +44,9 @@ type metrics struct {
 	resources map[string]bool
 }
 
-func newMetrics() *metrics {
-	m := &metrics{
+// NewMetrics returns metrics in a registry of their own.
+func NewMetrics() *Metrics {
+	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		operations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "aadpodidentity_nmi_operations_duration_seconds", Help: "Time to answer a token request.",
@@ -75,14 +79,15 @@ func newMetrics() *metrics {
 	return m
 }
 
-func (m *metrics) handler() http.Handler {
+// Handler serves /metrics, and nothing else.
+func (m *Metrics) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	return mux
 }
 
-// decided counts one decision.
-func (m *metrics) decided(record *audit.Record) {
+// Decided counts one decision.
+func (m *Metrics) Decided(record *audit.Record) {
 	m.decisions.WithLabelValues(string(record.Route), string(record.Reason)).Inc()
 	if record.Route == audit.RouteToken {
 		m.operations.WithLabelValues(record.Pod.Namespace, imds.TokenPath, m.resource(record), strconv.Itoa(record.Status)).Observe(record.Took.Seconds())
@@ -92,7 +97,7 @@ func (m *metrics) decided(record *audit.Record) {
 // resource returns what the label resource says: the audience of tokens that
 // were issued, as far as there is room, and "other". What was merely asked for
 // is the caller's to invent.
-func (m *metrics) resource(record *audit.Record) string {
+func (m *Metrics) resource(record *audit.Record) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -105,8 +110,8 @@ func (m *metrics) resource(record *audit.Record) string {
 	return record.Resource
 }
 
-// asked counts one token request to the metadata service.
-func (m *metrics) asked(code string, took time.Duration) {
+// Asked counts one token request to the metadata service.
+func (m *Metrics) Asked(code string, took time.Duration) {
 	m.upstream.WithLabelValues(code).Observe(took.Seconds())
 	if code != "ok" {
 		m.imdsErrors.WithLabelValues(managedIdentityOperation).Inc()
@@ -115,7 +120,10 @@ func (m *metrics) asked(code string, took time.Duration) {
 	m.imdsDuration.WithLabelValues(managedIdentityOperation).Observe(took.Seconds())
 }
 
-// cached counts one answer of the token cache.
-func (m *metrics) cached(result tokensource.Result) {
-	m.cache.WithLabelValues(string(result)).Inc()
+// Cached counts one answer of the token cache, by its result.
+func (m *Metrics) Cached(result string) {
+	m.cache.WithLabelValues(result).Inc()
 }
+
+// Repaired counts one repair of the redirect.
+func (m *Metrics) Repaired() { m.repairs.Inc() }

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 func TestOf(t *testing.T) {

@@ -1,4 +1,4 @@
-package nmi
+package report
 
 import (
 	"context"
@@ -13,16 +13,16 @@ import (
 // probeTimeout bounds one look at the subsystems.
 const probeTimeout = 3 * time.Second
 
-// health tells the truth about the agent's subsystems when it is asked.
-type health struct {
-	// rules reads the redirect's rules back.
-	rules func(context.Context) error
-	// unsynced names what has not been read from the API server yet.
-	unsynced func() []string
+// Health tells the truth about the agent's subsystems when it is asked.
+type Health struct {
+	// Rules reads the redirect's rules back.
+	Rules func(context.Context) error
+	// Unsynced names what has not been read from the API server yet.
+	Unsynced func() []string
 
-	kept      atomic.Bool // the redirect's rules have been in place once
-	listening atomic.Bool // pods' requests are answered
-	stopping  atomic.Bool // the agent was told to end
+	Kept      atomic.Bool // the rules have been in place once
+	Listening atomic.Bool // pods' requests are answered
+	Stopping  atomic.Bool // the agent was told to end
 }
 
 // check is the state of one subsystem; a nil err is well.
@@ -31,37 +31,37 @@ type check struct {
 	err  error
 }
 
-func (h *health) checks(ctx context.Context) []check {
+func (h *Health) checks(ctx context.Context) []check {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	out := []check{{name: "rules", err: h.rulesState(ctx)}, {name: "caches"}, {name: "listener"}}
-	if missing := h.unsynced(); len(missing) > 0 {
+	if missing := h.Unsynced(); len(missing) > 0 {
 		slices.Sort(missing)
 		out[1].err = fmt.Errorf("waiting for the API server to send %s", strings.Join(missing, ", "))
 	}
 	switch {
-	case h.stopping.Load():
+	case h.Stopping.Load():
 		out[2].err = fmt.Errorf("the agent is ending")
-	case !h.listening.Load():
+	case !h.Listening.Load():
 		out[2].err = fmt.Errorf("not open yet")
 	}
 	return out
 }
 
-func (h *health) rulesState(ctx context.Context) error {
-	if !h.kept.Load() {
+func (h *Health) rulesState(ctx context.Context) error {
+	if !h.Kept.Load() {
 		return fmt.Errorf("not in place yet")
 	}
-	return h.rules(ctx)
+	return h.Rules(ctx)
 }
 
-// handler serves /healthz and /readyz.
+// Handler serves /healthz and /readyz.
 //
 // /readyz is 200 if pods are served and cannot get past the agent, else 503, and
 // says so of each subsystem. /healthz asks for a restart, with 503, only where
 // one might help: the rules were in place and are not. Waiting for the API server
 // is no reason. Its body says Active or Not Active, as it always has.
-func (h *health) handler() http.Handler {
+func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		checks := h.checks(r.Context())
@@ -80,7 +80,7 @@ func (h *health) handler() http.Handler {
 		switch {
 		case !failing(checks):
 			reply(w, http.StatusOK, "Active")
-		case h.kept.Load() && checks[0].err != nil:
+		case h.Kept.Load() && checks[0].err != nil:
 			reply(w, http.StatusServiceUnavailable, "Not Active: rules: "+checks[0].err.Error())
 		default:
 			reply(w, http.StatusOK, "Not Active")

@@ -1,0 +1,247 @@
+package armclient_test
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
+)
+
+func TestReadAndChange(t *testing.T) {
+	a := start(t, azuresim.Config{State: document(), ARMLatency: 100 * time.Millisecond})
+	client := a.arm(t)
+	target := ref(t, strings.ToUpper(setID))
+	seen, err := client.Get(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen.Type != compute.TypeBoth || seen.Present[user(t, "mic")] != micClientID || seen.ETag == "" || seen.Updating {
+		t.Errorf("got %+v", seen)
+	}
+	patch := compute.IdentityPatch(seen, []armid.ID{user(t, "demo")}, nil, 0)
+	after, err := client.Update(t.Context(), target, seen.ETag, patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !after.Has(user(t, "demo")) || !after.Has(user(t, "mic")) || after.Type != compute.TypeBoth || after.ETag == seen.ETag || after.Updating {
+		t.Errorf("got %+v", after)
+	}
+	patch = compute.IdentityPatch(after, []armid.ID{user(t, "demo-2")}, []armid.ID{user(t, "demo")}, 0)
+	last, err := client.Update(t.Context(), target, after.ETag, patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last.Has(user(t, "demo")) || !last.Has(user(t, "demo-2")) {
+		t.Errorf("got %+v", last)
+	}
+	demo, demo2 := user(t, "demo").String(), user(t, "demo-2").String()
+	want := []string{
+		`{"identity":{"type":"SystemAssigned, UserAssigned","userAssignedIdentities":{"` + demo + `":{}}}}`,
+		`{"identity":{"type":"SystemAssigned, UserAssigned","userAssignedIdentities":{"` + demo + `":null,"` + demo2 + `":{}}}}`,
+	}
+	if diff := cmp.Diff(want, a.bodies); diff != "" {
+		t.Errorf("bodies (-want +got):\n%s", diff)
+	}
+	if agent := a.headers[0].Get("User-Agent"); !strings.HasPrefix(agent, "aad-pod-identity/MIC/v1 custom/2 azsdk-go-armcompute") {
+		t.Errorf("User-Agent is %q", agent)
+	}
+}
+
+func TestNothingLeftIsTheTypeAlone(t *testing.T) {
+	for name, test := range map[string]struct {
+		kind compute.IdentityType
+		want string
+	}{
+		"none":            {compute.TypeUserAssigned, `{"identity":{"type":"None"}}`},
+		"system-assigned": {compute.TypeBoth, `{"identity":{"type":"SystemAssigned"}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := document()
+			if test.kind == compute.TypeUserAssigned {
+				doc.ScaleSets[0].SystemAssigned = nil
+			}
+			a := start(t, azuresim.Config{State: doc})
+			client := a.arm(t)
+			seen, err := client.Get(t.Context(), ref(t, setID))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := client.Update(t.Context(), ref(t, setID), seen.ETag, compute.IdentityPatch(seen, nil, []armid.ID{user(t, "mic")}, 0)); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{test.want}, a.bodies); diff != "" {
+				t.Errorf("bodies (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// kind names an error's type, and with ! in front of it one of which it is sure
+// that ARM did nothing.
+func kind(err error) string {
+	var (
+		notStarted  *armclient.NotStartedError
+		notFound    *armclient.NotFoundError
+		deleting    *armclient.DeletingError
+		throttled   *armclient.ThrottledError
+		conflict    *armclient.ConflictError
+		failed      *armclient.PreconditionFailedError
+		bad         *armclient.BadIdentitiesError
+		denied      *armclient.DeniedError
+		unavailable *armclient.UnavailableError
+	)
+	sure := ""
+	if errors.As(err, &notStarted) {
+		sure = "!"
+	}
+	for name, is := range map[string]bool{
+		"not found": errors.As(err, &notFound), "deleting": errors.As(err, &deleting), "throttled": errors.As(err, &throttled),
+		"conflict": errors.As(err, &conflict), "precondition": errors.As(err, &failed), "bad": errors.As(err, &bad),
+		"denied": errors.As(err, &denied), "unavailable": errors.As(err, &unavailable),
+	} {
+		if is {
+			return sure + name
+		}
+	}
+	return "none"
+}
+
+func TestUpdateFails(t *testing.T) {
+	for name, test := range map[string]struct {
+		response fault.Response
+		want     string
+	}{
+		"not found":                           {fault.Response{Status: 404, Code: "ResourceNotFound", Message: "no such scale set"}, "!not found"},
+		"somebody was faster":                 {fault.Response{Status: 412, Code: "PreconditionFailed", Message: "etag"}, "!precondition"},
+		"another operation":                   {fault.Response{Status: 409, Code: "OperationNotAllowed", Message: "busy"}, "!conflict"},
+		"throttled":                           {fault.Response{Status: 429, Code: "OperationNotAllowed", Message: "slow", Headers: map[string]string{"Retry-After": "7"}}, "!throttled"},
+		"no right":                            {fault.Response{Status: 403, Code: "AuthorizationFailed", Message: "no"}, "!denied"},
+		"token refused":                       {fault.Response{Status: 401, Code: "InvalidAuthenticationToken", Message: "no"}, "!denied"},
+		"an identity is bad":                  {fault.Response{Status: 400, Code: "FailedIdentityOperation", Message: "Identity operation for resource failed: '" + strings.ToUpper(identities+"demo") + "'."}, "!bad"},
+		"an unnamed one is bad":               {fault.Response{Status: 400, Code: "FailedIdentityOperation", Message: "Identity operation failed."}, "!bad"},
+		"an unknown code":                     {fault.Response{Status: 400, Code: "Odd", Message: "what"}, "!unavailable"},
+		"ARM breaks":                          {fault.Response{Status: 500, Code: "InternalServerError", Message: "oops"}, "unavailable"},
+		"ARM is overloaded":                   {fault.Response{Status: 503, Code: "ServerBusy", Message: "later", Headers: map[string]string{"Retry-After": "9"}}, "unavailable"},
+		"the connection breaks":               {fault.Response{Drop: true}, "unavailable"},
+		"the operation fails":                 {fault.Response{FailOperation: true, Code: "FailedIdentityOperation", Message: "'" + identities + "demo' is gone"}, "bad"},
+		"the operation fails without a cause": {fault.Response{FailOperation: true, Code: "InternalOperationError", Message: "oops"}, "unavailable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := start(t, azuresim.Config{State: document()})
+			if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodPatch}, Response: test.response}); err != nil {
+				t.Fatal(err)
+			}
+			patch := &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeBoth}
+			_, err := a.arm(t).Update(t.Context(), ref(t, setID), `"1"`, patch)
+			if got := kind(err); got != test.want {
+				t.Errorf("got %s (%v), want %s", got, err, test.want)
+			}
+			if got := a.sent(http.MethodPatch); got != 1 {
+				t.Errorf("the patch was sent %d times", got)
+			}
+			checkDetails(t, err)
+		})
+	}
+}
+
+func checkDetails(t *testing.T, err error) {
+	t.Helper()
+	var throttled *armclient.ThrottledError
+	if errors.As(err, &throttled) && throttled.After != 7*time.Second {
+		t.Errorf("asks to wait %s", throttled.After)
+	}
+	var unavailable *armclient.UnavailableError
+	if errors.As(err, &unavailable) && strings.Contains(err.Error(), "later") && unavailable.After != 9*time.Second {
+		t.Errorf("asks to wait %s", unavailable.After)
+	}
+	var denied *armclient.DeniedError
+	if errors.As(err, &denied) && (denied.Action != "Microsoft.Compute/virtualMachineScaleSets/write" || denied.Scope != strings.ToLower(setID)) {
+		t.Errorf("got %+v", denied)
+	}
+	var bad *armclient.BadIdentitiesError
+	if errors.As(err, &bad) && strings.Contains(bad.Message, "'") && (len(bad.IDs) != 1 || bad.IDs[0] != user(t, "demo")) {
+		t.Errorf("blames %v", bad.IDs)
+	}
+}
+
+func TestReadsAreRepeatedAndPatchesAreNot(t *testing.T) {
+	a := start(t, azuresim.Config{State: document()})
+	if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodGet}, Times: 2, Response: fault.Response{Status: 503, Code: "x", Message: "y"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.arm(t).Get(t.Context(), ref(t, setID)); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.sent(http.MethodGet); got != 3 {
+		t.Errorf("sent %d reads, want 3", got)
+	}
+	if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodGet}, Times: 1, Response: fault.Response{Status: 429, Code: "x", Message: "y", Headers: map[string]string{"Retry-After": "30"}}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.arm(t).Get(t.Context(), ref(t, setID))
+	var throttled *armclient.ThrottledError
+	if !errors.As(err, &throttled) || throttled.After != 30*time.Second || a.sent(http.MethodGet) != 4 {
+		t.Errorf("got %v after %d reads, want a throttled one after 4", err, a.sent(http.MethodGet))
+	}
+}
+
+func TestPollingWaitsOutThrottling(t *testing.T) {
+	a := start(t, azuresim.Config{State: document(), ARMLatency: 100 * time.Millisecond})
+	if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodGet, Path: "*/operations/*"}, Times: 1, Response: fault.Response{Status: 429, Code: "x", Message: "y", Headers: map[string]string{"Retry-After": "1"}}}); err != nil {
+		t.Fatal(err)
+	}
+	patch := &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth}
+	after, err := a.arm(t).Update(t.Context(), ref(t, setID), `"1"`, patch)
+	if err != nil || !after.Has(user(t, "demo")) {
+		t.Errorf("got %+v, %v", after, err)
+	}
+	if a.Faults.List()[0].Played != 1 {
+		t.Error("the fault was not met")
+	}
+}
+
+func TestAnswersThatTheSimulatorDoesNotGive(t *testing.T) {
+	demo := user(t, "demo").String()
+	for name, test := range map[string]struct {
+		wire wire
+		want string
+	}{
+		"being deleted":        {wire{status: 200, body: `{"properties":{"provisioningState":"Deleting"}}`}, "deleting"},
+		"an unknown type":      {wire{status: 200, body: `{"identity":{"type":"Actor"}}`}, "unavailable"},
+		"no JSON":              {wire{status: 200, body: `<html>`}, "unavailable"},
+		"an error without one": {wire{status: 404, body: ``}, "not found"},
+		"nothing at all":       {wire{status: 200, body: `{}`}, "none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := test.wire.arm(t).Get(t.Context(), ref(t, setID)); kind(err) != test.want {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+		})
+	}
+	odd := &wire{status: 200, body: `{"etag":"e","properties":{"provisioningState":"updating"},"identity":{"type":"userassigned","userAssignedIdentities":{"` + strings.ToUpper(demo) + `":null,"/odd":{}}}}`}
+	seen, err := odd.arm(t).Get(t.Context(), ref(t, setID))
+	if err != nil || !seen.Updating || !seen.Has(user(t, "demo")) || len(seen.Unreadable) != 1 || seen.Type != compute.TypeUserAssigned {
+		t.Errorf("got %+v, %v", seen, err)
+	}
+	// A name that goes on is another identity's.
+	longer := &wire{status: 400, body: `{"error":{"code":"FailedIdentityOperation","message":"'` + demo + `-2' and ` + demo + `_3: gone"}}`}
+	_, err = longer.arm(t).Update(t.Context(), ref(t, setID), "e", &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeUserAssigned})
+	var bad *armclient.BadIdentitiesError
+	if !errors.As(err, &bad) || len(bad.IDs) != 1 || bad.IDs[0] != user(t, "demo-2") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := odd.arm(t).Get(t.Context(), ref(t, group+"/providers/Microsoft.Compute/virtualMachines/vm")); kind(err) != "unavailable" {
+		t.Errorf("a virtual machine was read: %v", err)
+	}
+}

@@ -1,0 +1,79 @@
+package report
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+)
+
+func TestAWarningIsNotRepeatedForAWhile(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	recorder := record.NewFakeRecorder(100)
+	events := &Events{recorder: recorder, now: func() time.Time { return now }, last: map[warning]time.Time{}}
+	pod := identity.Key{Namespace: "ns", Name: "pod"}
+	for _, step := range []struct {
+		name   string
+		do     func()
+		events int
+	}{
+		{"the first", func() { events.Warn(pod, "1", v1.ReasonNotBound, "m") }, 1},
+		{"the same at once", func() { events.Warn(pod, "1", v1.ReasonNotBound, "m") }, 0},
+		{"another message", func() { events.Warn(pod, "1", v1.ReasonNotBound, "n") }, 1},
+		{"another reason", func() { events.Warn(pod, "1", v1.ReasonNoBinding, "m") }, 1},
+		{"a pod of the same name", func() { events.Warn(pod, "2", v1.ReasonNotBound, "m") }, 1},
+		{"the same much later", func() { now = now.Add(repeatAfter); events.Warn(pod, "1", v1.ReasonNotBound, "m") }, 1},
+	} {
+		step.do()
+		if got := len(recorder.Events); got != step.events {
+			t.Errorf("%s: %d events, want %d", step.name, got, step.events)
+		}
+		for range len(recorder.Events) {
+			<-recorder.Events
+		}
+	}
+}
+
+func TestWarningsAreBounded(t *testing.T) {
+	events := &Events{recorder: record.NewFakeRecorder(3 * maxWarnings), now: time.Now, last: map[warning]time.Time{}}
+	for i := range 2 * maxWarnings {
+		events.Warn(identity.Key{}, types.UID(fmt.Sprint(i)), v1.ReasonNotBound, "m")
+	}
+	if got := len(events.last); got > maxWarnings {
+		t.Errorf("%d warnings are remembered", got)
+	}
+}
+
+func scrape(m *Metrics) string {
+	out := httptest.NewRecorder()
+	m.Handler().ServeHTTP(out, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	return out.Body.String()
+}
+
+func TestCallersDoNotChooseLabels(t *testing.T) {
+	m := NewMetrics()
+	for i := range 1000 {
+		m.Decided(&audit.Record{Route: audit.RouteToken, Resource: fmt.Sprint("refused-", i), Reason: v1.ReasonUpstreamRefused, Status: 400})
+		m.Decided(&audit.Record{Route: audit.RouteToken, Resource: fmt.Sprint("issued-", i), Reason: v1.ReasonIssued, Status: 200})
+		m.Decided(&audit.Record{Route: audit.RouteOther, Resource: "x", Reason: v1.ReasonNotServed, Status: 404})
+	}
+	text := scrape(m)
+	if got := strings.Count(text, "aadpodidentity_nmi_operations_duration_seconds_count{"); got != maxResources+2 {
+		t.Errorf("%d series, want %d and two of others", got, maxResources)
+	}
+	if strings.Contains(text, "refused-") {
+		t.Error("a refused resource became a label")
+	}
+	if !strings.Contains(text, `nmi_decisions_total{reason="NotServed",route="other"} 1000`) {
+		t.Error("decisions are not counted")
+	}
+}
