@@ -59,7 +59,7 @@ func TestInstallDocument(t *testing.T) {
 	for _, r := range rows(t) {
 		paths = append(paths, r.path)
 	}
-	for _, named := range regexp.MustCompile("\\b(?:mic|nmi|rbac|image)\\.[a-zA-Z.]+[a-zA-Z]\\b").FindAllString(document, -1) {
+	for _, named := range regexp.MustCompile(`\b(?:mic|nmi|rbac|image)\.[a-zA-Z.]+[a-zA-Z]\b`).FindAllString(document, -1) {
 		if !slices.Contains(paths, named) {
 			t.Errorf("install.md names the value %s, which does not exist", named)
 		}
