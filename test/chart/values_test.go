@@ -1,0 +1,228 @@
+package chart_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+// effect is what a value must come to: the value, where to look, and what is
+// there.
+type effect struct {
+	set  string
+	got  func(rendering) any
+	want any
+	// with are values without which this one has nothing to act on.
+	with []string
+}
+
+func flagOf(component, name string) func(rendering) any {
+	return func(r rendering) any { return r.flag(component, name) }
+}
+
+func spec(component string, field func(corev1.PodSpec) any) func(rendering) any {
+	return func(r rendering) any {
+		if workload := r.workload(component); workload != nil {
+			return field(workload.Spec)
+		}
+		return nil
+	}
+}
+
+func names(kind string) func(rendering) any {
+	return func(r rendering) any { return fmt.Sprint(r.names(kind)) }
+}
+
+func image(component string) func(rendering) any {
+	return spec(component, func(s corev1.PodSpec) any { return s.Containers[0].Image })
+}
+
+const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// effects are all values that do something.
+func effects() map[string]effect {
+	out := map[string]effect{
+		"nameOverride":     {set: `"x"`, got: names("DaemonSet"), want: "[pod-identity/x-nmi]"},
+		"fullnameOverride": {set: `"x"`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /x-edit /x-view]", with: []string{`rbac.createUserFacingClusterRoles=true`}},
+		"image.repository": {set: `"registry.example/a/b/"`, got: image("mic"), want: "registry.example/a/b/mic:" + version("appVersion")},
+		"forceNamespaced": {set: `"true"`, got: func(r rendering) any {
+			return [2]any{r.variable("mic", "FORCENAMESPACED"), r.variable("nmi", "FORCENAMESPACED")}
+		}, want: [2]any{"true", "true"}},
+		"installMICException": {set: `"false"`, got: names("AzurePodIdentityException"), want: "[]"},
+		"adminsecret": {set: `{"cloud":"AzurePublicCloud","tenantID":"t","clientID":"c","clientSecret":"s"}`, got: func(r rendering) any {
+			if secret := as[corev1.Secret](r, "Secret", "aad-pod-identity-mic"); secret != nil {
+				return secret.Data
+			}
+			return nil
+		}, want: map[string][]byte{"Cloud": []byte("AzurePublicCloud"), "TenantID": []byte("t"), "ClientID": []byte("c"), "ClientSecret": []byte("s")}},
+		"operationMode": {set: `"managed"`, got: flagOf("nmi", "operation-mode"), want: "managed"},
+		"azureIdentities": {set: `{"a":{"resourceID":"/r","clientID":"c","binding":{"selector":"s"}}}`, got: func(r rendering) any {
+			if binding := as[v1.AzureIdentityBinding](r, "AzureIdentityBinding", "a-binding"); binding != nil {
+				return binding.Spec.AzureIdentity + "/" + binding.Spec.Selector
+			}
+			return nil
+		}, want: "a/s"},
+		"image.imagePullPolicy": {set: `"Always"`, got: spec("nmi", func(s corev1.PodSpec) any { return s.Containers[0].ImagePullPolicy }), want: corev1.PullAlways},
+		"imagePullSecrets":      {set: `[{"name":"x"}]`, got: spec("nmi", func(s corev1.PodSpec) any { return s.ImagePullSecrets }), want: []corev1.LocalObjectReference{{Name: "x"}}},
+		"customUserAgent": {set: `"a, \"b\""`, got: func(r rendering) any {
+			return [2]any{r.flag("mic", "custom-user-agent"), r.flag("nmi", "custom-user-agent")}
+		}, want: [2]any{`a, "b"`, `a, "b"`}},
+
+		"rbac.enabled":                      {set: `false`, got: names("ServiceAccount"), want: "[]"},
+		"rbac.createUserFacingClusterRoles": {set: `true`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /rel-aad-pod-identity-edit /rel-aad-pod-identity-view]"},
+	}
+	for _, component := range []string{"mic", "nmi"} {
+		ofBoth(out, component)
+	}
+	ofMIC(out)
+	ofNMI(out)
+	return out
+}
+
+// ofBoth are the values that both components have.
+func ofBoth(out map[string]effect, component string) {
+	pod := func(field func(corev1.PodSpec) any) func(rendering) any { return spec(component, field) }
+	add := func(name string, e effect) { out[component+"."+name] = e }
+	add("image", effect{set: `"other"`, got: image(component), want: "localhost/aad-pod-identity/other:" + version("appVersion")})
+	add("tag", effect{set: `"` + digest + `"`, got: image(component), want: "localhost/aad-pod-identity/" + component + "@" + digest})
+	add("priorityClassName", effect{set: `"high"`, got: pod(func(s corev1.PodSpec) any { return s.PriorityClassName }), want: "high"})
+	add("logVerbosity", effect{set: `5`, got: flagOf(component, "v"), want: "5"})
+	add("loggingFormat", effect{set: `"json"`, got: flagOf(component, "log-format"), want: "json"})
+	add("resources", effect{set: `{"limits":{"cpu":"3"}}`, got: pod(func(s corev1.PodSpec) any { return s.Containers[0].Resources.Limits.Cpu().String() }), want: "3"})
+	add("podAnnotations", effect{set: `{"a/b":"c"}`, got: func(r rendering) any { return r.workload(component).Annotations["a/b"] }, want: "c"})
+	add("podLabels", effect{set: `{"a":"c"}`, got: func(r rendering) any { return r.workload(component).Labels["a"] }, want: "c"})
+	add("nodeSelector", effect{set: `{"a":"b"}`, got: pod(func(s corev1.PodSpec) any { return s.NodeSelector }), want: map[string]string{"a": "b", "kubernetes.io/os": "linux"}})
+	add("tolerations", effect{set: `[{"key":"k","operator":"Exists"}]`, got: pod(func(s corev1.PodSpec) any { return s.Tolerations }), want: []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}})
+	add("affinity", effect{set: `{"podAntiAffinity":null,"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"k","operator":"Exists"}]}]}}}`,
+		got: pod(func(s corev1.PodSpec) any {
+			return s.Affinity != nil && s.Affinity.NodeAffinity != nil && s.Affinity.PodAntiAffinity == nil
+		}), want: true})
+	add("probePort", effect{set: `9999`, got: func(r rendering) any {
+		c := r.container(component)
+		return fmt.Sprint([]any{r.flag(component, "http-probe-port"), c.LivenessProbe.HTTPGet.Port.IntVal, c.ReadinessProbe.HTTPGet.Port.IntVal})
+	}, want: "[9999 9999 9999]"})
+	add("prometheusPort", effect{set: `"9998"`, got: func(r rendering) any {
+		return fmt.Sprint(r.flag(component, "prometheus-port"), r.container(component).Ports)
+	}, want: fmt.Sprint("9998", []corev1.ContainerPort{{Name: "metrics", ContainerPort: 9998, Protocol: corev1.ProtocolTCP}})})
+	add("extraArgs", effect{set: `["--v=9"]`, got: func(r rendering) any { args := r.container(component).Args; return args[len(args)-1] }, want: "--v=9"})
+}
+
+func ofMIC(out map[string]effect) {
+	for path, e := range map[string]effect{
+		"replicas": {set: `3`, got: func(r rendering) any {
+			return *as[appsv1.Deployment](r, "Deployment", "aad-pod-identity-mic").Spec.Replicas
+		}, want: int32(3)},
+		"topologySpreadConstraints": {set: `[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"ScheduleAnyway"}]`, got: spec("mic", func(s corev1.PodSpec) any { return len(s.TopologySpreadConstraints) }), want: 1},
+		"podDisruptionBudget": {set: `{"minAvailable":1}`, got: func(r rendering) any {
+			if budget := as[policyv1.PodDisruptionBudget](r, "PodDisruptionBudget", "mic-pdb"); budget != nil {
+				return budget.Spec.MinAvailable.String() + budget.Spec.Selector.MatchLabels["app.kubernetes.io/component"]
+			}
+			return nil
+		}, want: "1mic"},
+		"leaderElection.instance":  {set: `"x"`, got: flagOf("mic", "leader-election-instance"), want: "x"},
+		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic]"},
+		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
+			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames)
+		}, want: "lock[lock]"},
+		"leaderElection.duration": {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
+		"immutableUserMSIs":       {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
+		"clientQps":               {set: `12.5`, got: flagOf("mic", "clientQps"), want: "12.5"},
+		"cloudConfig": {set: `"/etc/other.json"`, got: func(r rendering) any {
+			return []any{r.flag("mic", "cloudconfig"), r.container("mic").VolumeMounts[0].MountPath, r.workload("mic").Spec.Volumes[0].HostPath.Path}
+		}, want: []any{"/etc/other.json", "/etc/other.json", "/etc/other.json"}},
+		"credentialsSecret":   {set: `"mine"`, got: func(r rendering) any { return fmt.Sprint(r.credentials(), r.names("Secret")) }, want: "map[CLIENT_ID:mine/ClientID CLIENT_SECRET:mine/ClientSecret CLOUD:mine/Cloud TENANT_ID:mine/TenantID USER_ASSIGNED_MSI_CLIENT_ID:mine/UserAssignedMSIClientID USE_MSI:mine/UseMSI] []"},
+		"customCloud.enabled": {set: `true`, got: func(r rendering) any { return r.variable("mic", "AZURE_ENVIRONMENT_FILEPATH") }, want: "/etc/kubernetes/akscustom.json"},
+		"customCloud.configPath": {set: `"/etc/cloud.json"`, with: []string{"mic.customCloud.enabled=true"}, got: func(r rendering) any {
+			if len(r.container("mic").VolumeMounts) < 2 {
+				return nil
+			}
+			return []any{r.variable("mic", "AZURE_ENVIRONMENT_FILEPATH"), r.container("mic").VolumeMounts[1].MountPath, r.workload("mic").Spec.Volumes[1].HostPath.Path}
+		}, want: []any{"/etc/cloud.json", "/etc/cloud.json", "/etc/cloud.json"}},
+	} {
+		out["mic."+path] = e
+	}
+}
+
+func ofNMI(out map[string]effect) {
+	for path, e := range map[string]effect{
+		"updateStrategy": {set: `{"type":"OnDelete","rollingUpdate":null}`, got: func(r rendering) any {
+			return as[appsv1.DaemonSet](r, "DaemonSet", "aad-pod-identity-nmi").Spec.UpdateStrategy.Type
+		}, want: appsv1.OnDeleteDaemonSetStrategyType},
+		"ipTableUpdateTimeIntervalInSeconds": {set: `30`, got: flagOf("nmi", "ipt-update-interval-sec"), want: "30"},
+		"retryAttemptsForCreated":            {set: `1`, got: flagOf("nmi", "retry-attempts-for-created"), want: "1"},
+		"retryAttemptsForAssigned":           {set: `"2"`, got: flagOf("nmi", "retry-attempts-for-assigned"), want: "2"},
+		"findIdentityRetryIntervalInSeconds": {set: `3`, got: flagOf("nmi", "find-identity-retry-interval"), want: "3"},
+		"enableScaleFeatures":                {set: `false`, got: flagOf("nmi", "enableScaleFeatures"), want: "false"},
+		"blockInstanceMetadata":              {set: `"true"`, got: flagOf("nmi", "block-instance-metadata"), want: "true"},
+		"metadataHeaderRequired":             {set: `false`, got: flagOf("nmi", "metadata-header-required"), want: "false"},
+		"setRetryAfterHeader":                {set: `true`, got: flagOf("nmi", "set-retry-after-header"), want: "true"},
+	} {
+		out["nmi."+path] = e
+	}
+}
+
+// unused are all values that are accepted and change nothing.
+func unused() map[string]string {
+	return map[string]string{
+		"mic.syncRetryDuration":                   `"1h"`,
+		"mic.createDeleteBatch":                   `40`,
+		"mic.updateUserMSIMaxRetry":               `3`,
+		"mic.updateUserMSIRetryInterval":          `"2s"`,
+		"mic.identityAssignmentReconcileInterval": `"5m"`,
+		"nmi.micNamespace":                        `"default"`,
+		"nmi.allowNetworkPluginKubenet":           `true`,
+		"nmi.kubeletConfig":                       `"/etc/sysconfig/kubelet"`,
+		"nmi.enableConntrackDeletion":             `true`,
+		"rbac.allowAccessToSecrets":               `false`,
+		"rbac.pspEnabled":                         `true`,
+	}
+}
+
+// credentials maps MIC's environment variables to the keys of Secrets.
+func (r rendering) credentials() map[string]string {
+	out := map[string]string{}
+	for _, variable := range r.container("mic").Env {
+		if from := variable.ValueFrom; from != nil && from.SecretKeyRef != nil {
+			out[variable.Name] = from.SecretKeyRef.Name + "/" + from.SecretKeyRef.Key
+		}
+	}
+	return out
+}
+
+func TestEffects(t *testing.T) {
+	defaults := render(t)
+	for path, e := range effects() {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			before := defaults
+			if len(e.with) > 0 {
+				before = render(t, e.with...)
+			}
+			if cmp.Equal(e.want, e.got(before)) {
+				t.Errorf("without the value it is %v, too: the test would show nothing", e.want)
+			}
+			if diff := cmp.Diff(e.want, e.got(render(t, append(e.with, path+"="+e.set)...))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestValuesWithoutEffect(t *testing.T) {
+	defaults := render(t)
+	for path, value := range unused() {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(defaults, render(t, path+"="+value)); diff != "" {
+				t.Errorf("it has an effect (-default +got):\n%s", diff)
+			}
+		})
+	}
+}
