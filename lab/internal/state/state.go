@@ -139,3 +139,13 @@ func (d Dir) write(name string, v any) error {
 	}
 	return nil
 }
+
+// Loaded returns which image, by node and reference, has which digest.
+func (d Dir) Loaded() (map[string]string, error) {
+	loaded := map[string]string{}
+	_, err := d.read("images.json", &loaded)
+	return loaded, err
+}
+
+// SaveLoaded writes what [Dir.Loaded] reads.
+func (d Dir) SaveLoaded(loaded map[string]string) error { return d.write("images.json", loaded) }
