@@ -1,10 +1,7 @@
 package build
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -50,12 +47,8 @@ func checkMachine(look func(string) (string, error)) error {
 func FindRoot(places ...string) (string, error) {
 	for _, place := range places {
 		for dir := place; dir != ""; dir = parent(dir) {
-			_, err := os.Stat(filepath.Join(dir, "lab", "kubernetes", "go.mod"))
-			if err == nil {
+			if exists(filepath.Join(dir, "lab", "kubernetes", "go.mod")) {
 				return dir, nil
-			}
-			if !errors.Is(err, fs.ErrNotExist) {
-				return "", fmt.Errorf("finding the source tree: %w", err)
 			}
 		}
 	}
