@@ -68,7 +68,6 @@ func (a *app) build() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cmd.Long = "Parts: " + strings.Join(known, ", ")
 			if len(parts) == 0 {
 				parts = known[:len(known)-1]
 			}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/build"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/cgroup"
+	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/nodeinit"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/render"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/state"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/topology"
@@ -121,6 +122,33 @@ func (l *Lab) alive(member string) (state.Process, error) {
 	return p, nil
 }
 
+// endedError says that a member is gone, so that waiting for it is in vain.
+type endedError struct{ member, words string }
+
+func (e *endedError) Error() string { return e.member + " has ended; " + e.words }
+
+// whileAlive makes a check fail for good once a member of the lab has ended.
+func (l *Lab) whileAlive(lab topology.Lab, check func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for _, m := range members(lab) {
+			if _, err := l.alive(m); err != nil {
+				return &endedError{member: m, words: l.lastWords(m, "init")}
+			}
+		}
+		return check(ctx)
+	}
+}
+
+// lastWords is the end of a program's log, for errors.
+func (l *Lab) lastWords(member, program string) string {
+	const most = 1000
+	text, err := os.ReadFile(nodeinit.LogFile(l.dir.Path(member), program))
+	if err != nil {
+		return "it wrote no log"
+	}
+	return "its log ends:\n" + string(text[max(0, len(text)-most):])
+}
+
 // allAlive reports whether every member runs.
 func (l *Lab) allAlive(lab topology.Lab) bool {
 	for _, m := range members(lab) {
@@ -140,8 +168,8 @@ func await(ctx context.Context, what string, limit time.Duration, check func(con
 	defer ticker.Stop()
 	for {
 		err := check(ctx)
-		if err == nil {
-			return nil
+		if _, hopeless := errors.AsType[*endedError](err); err == nil || hopeless {
+			return err
 		}
 		select {
 		case <-ctx.Done():

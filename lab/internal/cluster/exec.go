@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,20 +135,11 @@ func without(env []string, names ...string) []string {
 	var kept []string
 	for _, variable := range env {
 		name, _, _ := strings.Cut(variable, "=")
-		if !contains(names, name) {
+		if !slices.Contains(names, name) {
 			kept = append(kept, variable)
 		}
 	}
 	return kept
-}
-
-func contains(list []string, s string) bool {
-	for _, item := range list {
-		if item == s {
-			return true
-		}
-	}
-	return false
 }
 
 // Log returns the file of a component's log; of one that every node has, that on

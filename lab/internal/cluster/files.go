@@ -121,7 +121,7 @@ func (l *Lab) addClients(lab topology.Lab, authority *pki.Authority, files map[s
 func (l *Lab) trustAzure(ctx context.Context, lab topology.Lab) error {
 	client := control.New(render.ControlURL(lab), &http.Client{Timeout: 5 * time.Second})
 	if err := await(ctx, "the simulator", 30*time.Second, client.Ready); err != nil {
-		return err
+		return fmt.Errorf("%w; azuresim: %s; its init: %s", err, l.lastWords(render.HubName, "azuresim"), l.lastWords(render.HubName, "init"))
 	}
 	ca, err := client.CA(ctx)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,38 +44,41 @@ func (l *Lab) loadAll(ctx context.Context, lab topology.Lab, archives []build.Ar
 	if err != nil {
 		return err
 	}
-	var mu sync.Mutex // protects loaded
+	fresh := make([][]string, len(lab.Nodes)) // by node: what was loaded now
 	group, ctx := errgroup.WithContext(ctx)
-	for _, n := range lab.Nodes {
+	for i, n := range lab.Nodes {
 		group.Go(func() error {
-			if err := l.awaitContainerd(ctx, n); err != nil {
+			if err := l.awaitContainerd(ctx, lab, n); err != nil {
 				return err
 			}
 			for _, a := range archives {
-				key := n.Name() + " " + a.Reference
-				mu.Lock()
-				has := loaded[key] == a.Digest
-				mu.Unlock()
-				if has {
+				if loaded[n.Name()+" "+a.Reference] == a.Digest {
 					continue
 				}
 				if err := l.importImage(ctx, n, a.Path); err != nil {
 					return err
 				}
-				mu.Lock()
-				loaded[key] = a.Digest
-				mu.Unlock()
+				fresh[i] = append(fresh[i], a.Reference)
 			}
 			return nil
 		})
 	}
-	return errors.Join(group.Wait(), l.dir.SaveLoaded(loaded))
+	err = group.Wait()
+	digests := map[string]string{}
+	for _, a := range archives {
+		digests[a.Reference] = a.Digest
+	}
+	for i, n := range lab.Nodes {
+		for _, reference := range fresh[i] {
+			loaded[n.Name()+" "+reference] = digests[reference]
+		}
+	}
+	return errors.Join(err, l.dir.SaveLoaded(loaded))
 }
 
-func (l *Lab) awaitContainerd(ctx context.Context, n topology.Node) error {
-	return await(ctx, "containerd of "+n.Name(), time.Minute, func(ctx context.Context) error {
-		return l.inNode(ctx, n, nil, "ctr", "version")
-	})
+func (l *Lab) awaitContainerd(ctx context.Context, lab topology.Lab, n topology.Node) error {
+	answers := func(ctx context.Context) error { return l.inNode(ctx, n, nil, "ctr", "version") }
+	return await(ctx, "containerd of "+n.Name(), time.Minute, l.whileAlive(lab, answers))
 }
 
 // importImage hands the archive over through a pipe: the node need not see where

@@ -12,14 +12,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/nodeinit"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/render"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/topology"
 )
@@ -32,9 +30,9 @@ const patience = 3 * time.Minute
 func (l *Lab) install(ctx context.Context, lab topology.Lab) error {
 	start := time.Now()
 	step := func(what string) { l.progress("%s (%.1fs)", what, time.Since(start).Seconds()) }
-	kube, err := l.awaitAPI(ctx)
+	kube, err := l.awaitAPI(ctx, lab)
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, l.lastWords(lab.Nodes[0], "kube-apiserver"))
+		return err
 	}
 	step("API server ready")
 	ca, err := os.ReadFile(l.paths().AzureCA())
@@ -44,7 +42,7 @@ func (l *Lab) install(ctx context.Context, lab topology.Lab) error {
 	if err := apply(ctx, kube, render.Manifests(lab, ca)); err != nil {
 		return err
 	}
-	if err := await(ctx, "the nodes", patience, func(ctx context.Context) error { return nodesReady(ctx, kube, len(lab.Nodes)) }); err != nil {
+	if err := await(ctx, "the nodes", patience, l.whileAlive(lab, func(ctx context.Context) error { return nodesReady(ctx, kube, len(lab.Nodes)) })); err != nil {
 		return err
 	}
 	step("nodes Ready")
@@ -57,7 +55,7 @@ func (l *Lab) install(ctx context.Context, lab topology.Lab) error {
 		}},
 		{"DNS", func(ctx context.Context) error { return available(ctx, kube, "kube-system", "coredns") }},
 	} {
-		if err := await(ctx, wait.what, patience, wait.check); err != nil {
+		if err := await(ctx, wait.what, patience, l.whileAlive(lab, wait.check)); err != nil {
 			return err
 		}
 	}
@@ -71,7 +69,7 @@ func (l *Lab) kube() (client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	kube, err := client.New(config, client.Options{Scheme: clientScheme()})
+	kube, err := client.New(config, client.Options{Scheme: scheme.Scheme})
 	if err != nil {
 		return nil, fmt.Errorf("reaching the API server: %w", err)
 	}
@@ -88,10 +86,8 @@ func (l *Lab) restConfig() (*rest.Config, error) {
 	return config, nil
 }
 
-func clientScheme() *runtime.Scheme { return scheme.Scheme }
-
 // awaitAPI waits until the API server says that it is ready.
-func (l *Lab) awaitAPI(ctx context.Context) (client.Client, error) {
+func (l *Lab) awaitAPI(ctx context.Context, lab topology.Lab) (client.Client, error) {
 	config, err := l.restConfig()
 	if err != nil {
 		return nil, err
@@ -100,11 +96,9 @@ func (l *Lab) awaitAPI(ctx context.Context) (client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
 	}
-	err = await(ctx, "the API server", patience, func(ctx context.Context) error {
-		return probe(ctx, http, config.Host+"/readyz")
-	})
-	if err != nil {
-		return nil, err
+	ready := func(ctx context.Context) error { return probe(ctx, http, config.Host+"/readyz") }
+	if err := await(ctx, "the API server", patience, l.whileAlive(lab, ready)); err != nil {
+		return nil, fmt.Errorf("%w; kube-apiserver: %s", err, l.lastWords(lab.Nodes[0].Name(), "kube-apiserver"))
 	}
 	return l.kube()
 }
@@ -173,14 +167,4 @@ func available(ctx context.Context, kube client.Client, namespace, name string) 
 		return fmt.Errorf("deployment %s has no available pod", name)
 	}
 	return nil
-}
-
-// lastWords is the end of a program's log, for errors.
-func (l *Lab) lastWords(n topology.Node, program string) string {
-	const most = 1000
-	text, err := os.ReadFile(nodeinit.LogFile(l.dir.Path(n.Name()), program))
-	if err != nil {
-		return err.Error()
-	}
-	return "its log ends:\n" + string(text[max(0, len(text)-most):])
 }

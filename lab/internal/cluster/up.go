@@ -57,7 +57,7 @@ func (l *Lab) lock(ctx context.Context) (func(), error) {
 	return l.dir.Lock(ctx, func() { l.progress("waiting for another command on this lab") })
 }
 
-// present returns the lab that runs. Remains of one that does not are removed.
+// present returns the lab that runs as a whole; false for anything less.
 func (l *Lab) present() (topology.Lab, bool, error) {
 	saved, ok, err := l.dir.Load()
 	if err != nil {
@@ -175,7 +175,7 @@ func (l *Lab) finish(ctx context.Context, lab topology.Lab, archives []build.Arc
 	return group.Wait()
 }
 
-// Numbers of nodes that `lab node` takes.
+// nodeAt returns the node of a number.
 func nodeAt(lab topology.Lab, number int) (topology.Node, error) {
 	i := slices.IndexFunc(lab.Nodes, func(n topology.Node) bool { return n.Number == number })
 	if i < 0 {
