@@ -77,12 +77,12 @@ func Read(r io.Reader) (Spec, error) {
 func (s Spec) validate() error {
 	var errs []error
 	for key := range s.Settings {
-		if !strings.HasPrefix(key, "net/") || filepath.Clean(key) != key {
+		if !strings.HasPrefix(key, "net/") || !plain(key) {
 			errs = append(errs, fmt.Errorf("setting %s: only net/… belongs to a node; cover a setting of the machine", key))
 		}
 	}
 	for key := range s.Covered {
-		if strings.HasPrefix(key, "net/") || filepath.Clean(key) != key || filepath.IsAbs(key) {
+		if strings.HasPrefix(key, "net/") || !plain(key) {
 			errs = append(errs, fmt.Errorf("covering %s: want a setting of the machine, such as vm/panic_on_oom", key))
 		}
 	}
@@ -100,6 +100,9 @@ func (s Spec) validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// plain reports whether a key stays below /proc/sys.
+func plain(key string) bool { return filepath.IsLocal(key) && filepath.Clean(key) == key }
 
 // LogFile is where a program's output goes, given [Spec.Dir].
 func LogFile(dir, program string) string { return filepath.Join(dir, "log", program+".log") }
