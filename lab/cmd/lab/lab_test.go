@@ -229,6 +229,18 @@ func TestCrash(t *testing.T) {
 	})
 }
 
+func TestNeedsRoot(t *testing.T) {
+	l := newLab(t)
+	for _, args := range [][]string{{"up"}, {"down"}, {"status"}, {"exec", "p", "--", "true"}} {
+		cmd := l.command(t.Context(), args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "a lab needs root") {
+			t.Errorf("%v: %v %s", args, err, out)
+		}
+	}
+}
+
 // crash starts `lab up` and kills it as soon as it tells of a step.
 func crash(t *testing.T, l *lab, at string) {
 	t.Helper()

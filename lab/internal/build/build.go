@@ -45,6 +45,10 @@ func (b Builder) Programs() string { return filepath.Join(b.Root, ".cache", "lab
 // Kubernetes is the folder of the Kubernetes programs and etcd.
 func (b Builder) Kubernetes() string { return filepath.Join(b.Root, ".cache", "kubernetes") }
 
+// CNI is the folder of the CNI plugins, apart since one is called like a program
+// of every machine.
+func (b Builder) CNI() string { return filepath.Join(b.Root, ".cache", "lab", "cni") }
+
 // Images is the folder of the image archives.
 func (b Builder) Images() string { return filepath.Join(b.Root, ".cache", "lab", "images") }
 
@@ -55,7 +59,8 @@ type part struct {
 	takes string
 	// version changes when the part must be built again. Empty: always built.
 	version string
-	files   []string // what there is afterwards
+	dir     string   // where files are afterwards
+	files   []string // what there is afterwards, in dir
 	build   func(ctx context.Context) error
 }
 
@@ -83,21 +88,21 @@ func (b Builder) parts() ([]part, error) {
 		cni        = "github.com/containernetworking/plugins/plugins"
 	)
 	return []part{
-		{name: "kubernetes", takes: "6 minutes", version: kubernetes, build: b.kubernetes},
+		{name: "kubernetes", takes: "6 minutes", version: kubernetes, dir: b.Kubernetes(), files: []string{"kubelet", "kube-apiserver"}, build: b.kubernetes},
 		{
-			name: "containerd", takes: "a minute", version: containerdVersion, files: []string{"containerd", "containerd-shim-runc-v2", "ctr"},
-			build: b.install("-X "+containerd+"/version.Version="+containerdVersion, containerdVersion,
+			name: "containerd", takes: "a minute", version: containerdVersion, dir: b.Programs(), files: []string{"containerd", "containerd-shim-runc-v2", "ctr"},
+			build: b.install(b.Programs(), "-X "+containerd+"/version.Version="+containerdVersion, containerdVersion,
 				containerd+"/cmd/containerd", containerd+"/cmd/containerd-shim-runc-v2", containerd+"/cmd/ctr"),
 		},
 		{
-			name: "cni", takes: "seconds", version: cniVersion, files: []string{"bridge", "ptp", "loopback", "host-local", "portmap"},
-			build: b.install("", cniVersion, cni+"/main/bridge", cni+"/main/ptp", cni+"/main/loopback", cni+"/ipam/host-local", cni+"/meta/portmap"),
+			name: "cni", takes: "seconds", version: cniVersion, dir: b.CNI(), files: []string{"bridge", "ptp", "loopback", "host-local", "portmap"},
+			build: b.install(b.CNI(), "", cniVersion, cni+"/main/bridge", cni+"/main/ptp", cni+"/main/loopback", cni+"/ipam/host-local", cni+"/meta/portmap"),
 		},
-		{name: "coredns", takes: "2 minutes", version: coredns, files: []string{"coredns"}, build: func(ctx context.Context) error {
+		{name: "coredns", takes: "2 minutes", version: coredns, dir: b.Programs(), files: []string{"coredns"}, build: func(ctx context.Context) error {
 			return b.goBuild(ctx, filepath.Join(b.Root, "lab", "coredns"), "coredns", ".")
 		}},
 		{name: "azuresim", takes: "seconds", build: func(ctx context.Context) error { return b.goBuild(ctx, b.Root, "azuresim", "./cmd/azuresim") }},
-		{name: "helm", takes: "a minute", version: helmVersion, files: []string{"helm"}, build: b.install("", helmVersion, "helm.sh/helm/v3/cmd/helm")},
+		{name: "helm", takes: "a minute", version: helmVersion, dir: b.Programs(), files: []string{"helm"}, build: b.install(b.Programs(), "", helmVersion, "helm.sh/helm/v3/cmd/helm")},
 	}, nil
 }
 
@@ -155,11 +160,11 @@ func (b Builder) current(p part) bool {
 		return false
 	}
 	for _, file := range p.files {
-		if _, err := os.Stat(filepath.Join(b.Programs(), file)); err != nil {
+		if !exists(filepath.Join(p.dir, file)) {
 			return false
 		}
 	}
-	return p.name != "kubernetes" || exists(filepath.Join(b.Kubernetes(), "kubelet"))
+	return true
 }
 
 func (b Builder) stamp(p part) error {
@@ -179,14 +184,14 @@ func (b Builder) kubernetes(ctx context.Context) error {
 
 // install builds the main packages of a module at the versions that the module
 // itself was tested with.
-func (b Builder) install(flags, version string, packages ...string) func(context.Context) error {
+func (b Builder) install(dir, flags, version string, packages ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		args := []string{"install", "-v", "-ldflags", strings.TrimSpace("-s -w " + flags)}
 		for _, p := range packages {
 			args = append(args, p+"@"+version)
 		}
 		cmd := b.goCommand(ctx, "/", args...)
-		cmd.Env = append(cmd.Env, "GOBIN="+b.Programs())
+		cmd.Env = append(cmd.Env, "GOBIN="+dir)
 		return b.run(cmd)
 	}
 }

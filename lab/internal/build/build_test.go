@@ -82,7 +82,7 @@ func TestFindRoot(t *testing.T) {
 func TestPartsAreBuiltOnce(t *testing.T) {
 	b := tree(t)
 	built := 0
-	p := part{name: "tool", version: "1", files: []string{"tool"}, build: func(context.Context) error {
+	p := part{name: "tool", version: "1", dir: b.Programs(), files: []string{"tool"}, build: func(context.Context) error {
 		built++
 		return errors.Join(os.MkdirAll(b.Programs(), 0o700), os.WriteFile(filepath.Join(b.Programs(), "tool"), nil, 0o600))
 	}}

@@ -53,7 +53,7 @@ func TestBadCommandLines(t *testing.T) {
 		"logs of two components":     {[]string{"logs", "etcd", "kubelet"}, "want a component, got 2 arguments"},
 		"an image of no name":        {[]string{"images", "nope"}, "there is none of that name: choose from"},
 		"a part of no name":          {[]string{"build", "nope"}, "there is no such part (parts: kubernetes, containerd"},
-		"a folder that nodes cover":  {[]string{"status", "--dir", "/var/lib/lab"}, "nodes have a /var/lib of their own"},
+		"a folder that nodes cover":  {[]string{"status", "--dir", "/var/lib/lab"}, "/var/lib/lab cannot be used: nodes have a /var/lib of their own: choose another place with --dir"},
 		"no source tree":             {[]string{"status", "--source", "/proc"}, "name the tree with --source"},
 		"a first process by hand":    {[]string{"init-node"}, "only `lab up` starts this"},
 	} {

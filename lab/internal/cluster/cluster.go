@@ -63,6 +63,9 @@ func Open(o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := state.CheckVisible(o.Builder.Root, "--source"); err != nil {
+		return nil, err
+	}
 	cgroups, err := cgroup.Find()
 	if err != nil {
 		return nil, err
@@ -76,7 +79,7 @@ func (l *Lab) paths() render.Paths {
 	if err != nil {
 		runc = "runc" // up has checked before anything uses it
 	}
-	return render.Paths{Programs: l.builder.Programs(), Kubernetes: l.builder.Kubernetes(), Runc: runc, State: string(l.dir)}
+	return render.Paths{Programs: l.builder.Programs(), CNI: l.builder.CNI(), Kubernetes: l.builder.Kubernetes(), Runc: runc, State: string(l.dir)}
 }
 
 // plan returns the plan of the lab that is there, or [ErrNone].

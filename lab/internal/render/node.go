@@ -78,7 +78,7 @@ runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 BinaryName = '%s'
 SystemdCgroup = false
-`, containerdSocket, PauseImage, p.Programs, p.config(n, "cni"), p.Runc)
+`, containerdSocket, PauseImage, p.CNI, p.config(n, "cni"), p.Runc)
 }
 
 // cni links pods. Neither layout hides a pod's address, and where kube-proxy

@@ -12,8 +12,10 @@ import (
 
 // Paths say where things are on the machine. Nodes see them at the same place.
 type Paths struct {
-	// Programs is the folder of containerd, coredns, azuresim and the CNI plugins.
+	// Programs is the folder of containerd, coredns and azuresim.
 	Programs string
+	// CNI is the folder of the CNI plugins.
+	CNI string
 	// Kubernetes is the folder of the Kubernetes programs and etcd.
 	Kubernetes string
 	// Runc is the path of runc, which is the machine's own.

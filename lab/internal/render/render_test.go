@@ -36,7 +36,7 @@ func plan(t *testing.T, nodes int) topology.Lab {
 }
 
 func paths() render.Paths {
-	return render.Paths{Programs: "/cache/bin", Kubernetes: "/cache/kubernetes", Runc: "/usr/sbin/runc", State: "/srv/lab"}
+	return render.Paths{Programs: "/cache/bin", CNI: "/cache/cni", Kubernetes: "/cache/kubernetes", Runc: "/usr/sbin/runc", State: "/srv/lab"}
 }
 
 // file returns a file of a node, decoded.
@@ -113,7 +113,7 @@ func TestContainerdPullsNothingOfItsOwn(t *testing.T) {
 	text := render.Files(lab, lab.Nodes[0], paths())["/srv/lab/node1/config/containerd.toml"]
 	for _, want := range []string{
 		"sandbox = '" + render.PauseImage + "'", "restrict_oom_score_adj = true", "BinaryName = '/usr/sbin/runc'",
-		"bin_dirs = ['/cache/bin']", "conf_dir = '/srv/lab/node1/config/cni'", "root = '/var/lib/containerd'",
+		"bin_dirs = ['/cache/cni']", "conf_dir = '/srv/lab/node1/config/cni'", "root = '/var/lib/containerd'",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in\n%s", want, text)
@@ -264,6 +264,13 @@ func TestKubeconfig(t *testing.T) {
 	}
 	if got := config.AuthInfos[current.AuthInfo]; string(got.ClientCertificateData) != "CERT" || string(got.ClientKeyData) != "KEY" {
 		t.Error("not the user's certificate")
+	}
+}
+
+func TestNamesResolveAsInThePod(t *testing.T) {
+	want := "search shop.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n"
+	if diff := cmp.Diff(want, render.Resolv("shop")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

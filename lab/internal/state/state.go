@@ -35,16 +35,19 @@ func Open(path string) (Dir, error) {
 	if err != nil {
 		return "", fmt.Errorf("opening the lab's folder: %w", err)
 	}
-	for _, covered := range Covered() {
-		if abs == covered || strings.HasPrefix(abs, covered+"/") {
-			return "", fmt.Errorf("opening the lab's folder %s: nodes have a %s of their own: choose another with --dir", abs, covered)
-		}
-	}
-	return Dir(abs), nil
+	return Dir(abs), CheckVisible(abs, "--dir")
 }
 
-// Covered are the folders of the machine that each node has for itself.
-func Covered() []string { return []string{"/etc", "/proc", "/run", "/sys", "/var/lib", "/var/log"} }
+// CheckVisible reports an error if nodes, which have some folders for themselves,
+// cannot see a path of the machine. The flag is what to choose another with.
+func CheckVisible(path, flag string) error {
+	for _, covered := range []string{"/etc", "/proc", "/run", "/sys", "/var/lib", "/var/log"} {
+		if path == covered || strings.HasPrefix(path, covered+"/") {
+			return fmt.Errorf("%s cannot be used: nodes have a %s of their own: choose another place with %s", path, covered, flag)
+		}
+	}
+	return nil
+}
 
 // Lock holds the folder for one command at a time, and makes it if need be. It
 // waits for whoever holds it until ctx is done; waiting is told once. The kernel
