@@ -181,6 +181,38 @@ func TestListenKeepsWords(t *testing.T) {
 	}
 }
 
+func TestImagesArePackedOnce(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "tool")
+	a := Archive{Name: "tool", Reference: Repository + "/tool:" + Tag, Path: filepath.Join(dir, "tool.tar")}
+	packed := func(why, text string) (string, os.FileInfo) {
+		t.Helper()
+		if err := os.WriteFile(program, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := pack(a, program)
+		if err != nil {
+			t.Fatalf("%s: %v", why, err)
+		}
+		info, err := os.Stat(a.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Digest, info
+	}
+	first, written := packed("at first", "one")
+	if digest, again := packed("the same program", "one"); digest != first || !os.SameFile(written, again) {
+		t.Errorf("packed again, as %s after %s", digest, first)
+	}
+	if digest, again := packed("another program", "two"); digest == first || os.SameFile(written, again) {
+		t.Error("another program was not packed")
+	}
+	if err := os.Remove(a.Path); err != nil {
+		t.Fatal(err)
+	}
+	packed("the archive is gone", "two")
+}
+
 func TestImagesOfWhatIsThere(t *testing.T) {
 	b := tree(t, "cmd/azuresim/main.go", "cmd/demo/main.go", "lab/cmd/pause/main.go")
 	if diff := cmp.Diff([]string{"azuresim", "coredns", "demo", "pause"}, b.Buildable()); diff != "" {

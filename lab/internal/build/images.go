@@ -118,8 +118,29 @@ func (b Builder) buildImage(ctx context.Context, name string) (Archive, error) {
 	if err := os.MkdirAll(b.Images(), 0o755); err != nil { //nolint:gosec // a build cache
 		return Archive{}, fmt.Errorf("making the cache: %w", err)
 	}
-	a := Archive{Name: name, Reference: Repository + "/" + name + ":" + Tag, Path: filepath.Join(b.Images(), name+".tar")}
-	digest, err := image.Write(a.Path, image.Spec{Reference: a.Reference, Program: filepath.Join(b.Programs(), name), Architecture: runtime.GOARCH})
+	return pack(Archive{Name: name, Reference: Repository + "/" + name + ":" + Tag, Path: filepath.Join(b.Images(), name+".tar")}, filepath.Join(b.Programs(), name))
+}
+
+// pack writes an archive, unless it holds that very program already: compressing
+// is what takes longest of a lab that is built.
+func pack(a Archive, program string) (Archive, error) {
+	content, err := hashOf(program)
+	if err != nil {
+		return Archive{}, err
+	}
+	note := a.Path + ".packed"
+	packed, err := os.ReadFile(note)
+	if before, digest, ok := strings.Cut(string(packed), " "); err == nil && ok && before == content && exists(a.Path) {
+		a.Digest = digest
+		return a, nil
+	}
+	digest, err := image.Write(a.Path, image.Spec{Reference: a.Reference, Program: program, Architecture: runtime.GOARCH})
+	if err != nil {
+		return Archive{}, err
+	}
 	a.Digest = digest.String()
-	return a, err
+	if err := os.WriteFile(note, []byte(content+" "+a.Digest), 0o644); err != nil { //nolint:gosec // a build cache
+		return Archive{}, fmt.Errorf("noting what is packed: %w", err)
+	}
+	return a, nil
 }
