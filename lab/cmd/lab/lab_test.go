@@ -31,9 +31,31 @@ func TestLab(t *testing.T) {
 	l := newLab(t)
 	l.run(t, "up", "--nodes", "3")
 	number := l.number(t)
-	env := l.run(t, "env")
 	expectSame(t, "while the lab runs", before)
+	tryAll(t, l, l.run(t, "env"))
+	t.Run("a second lab keeps apart", func(t *testing.T) { second(t, number) })
+	l.run(t, "status") // the second has done the first no harm
 
+	left := l.command(t.Context(), "exec", "p1", "--", "sleep", "600")
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() (string, bool) { return "sleep never began", runs(t, left.Process.Pid, "sleep") })
+	l.run(t, "down")
+	if err := left.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("a program in a pod's network: %v", err)
+	}
+	l.expectNothing(t, number)
+	expectSame(t, "after the lab", before)
+}
+
+// runs reports whether a process has become a program.
+func runs(t *testing.T, pid int, program string) bool {
+	t.Helper()
+	return strings.TrimSpace(read(t, fmt.Sprintf("/proc/%d/comm", pid))) == program
+}
+
+func tryAll(t *testing.T, l *lab, env string) {
 	t.Run("status says that all is well", func(t *testing.T) {
 		if out := l.run(t, "status"); strings.Contains(out, "DOWN") || strings.Count(out, "  Ready") != 3 {
 			t.Error(out)
@@ -58,18 +80,7 @@ func TestLab(t *testing.T) {
 	})
 	t.Run("pods reach Azure and each other, and nothing else", func(t *testing.T) { reach(t, l, env) })
 	t.Run("nodes differ", func(t *testing.T) { differ(t, l) })
-	t.Run("a node may not touch another", func(t *testing.T) {
-		kubeconfig := "--kubeconfig=" + filepath.Join(l.dir, "pki", "node1.kubeconfig")
-		for want, args := range map[string][]string{
-			"node 'node1' cannot read 'node2', only its own Node object":                    {"get", "node", "node2"},
-			`is forbidden: node "node1" is not allowed to modify taints`:                    {"taint", "node", "node1", "a=b:NoSchedule"},
-			`secrets is forbidden: User "system:node:node1" cannot list resource "secrets"`: {"get", "secrets", "-A"},
-		} {
-			if out, err := l.kubectl(t.Context(), env, "", append(args, kubeconfig)...); err == nil || !strings.Contains(out, want) {
-				t.Errorf("%v: %v %s", args, err, out)
-			}
-		}
-	})
+	t.Run("a node may not touch another", func(t *testing.T) { restricted(t, l, env) })
 	t.Run("programs come back", func(t *testing.T) {
 		l.run(t, "node", "2", "--", "pkill", "-KILL", "-x", "kube-proxy")
 		await(t, func() (string, bool) {
@@ -92,12 +103,6 @@ func TestLab(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a second lab keeps apart", func(t *testing.T) { second(t, number) })
-
-	l.run(t, "status") // the second has done the first no harm
-	l.run(t, "down")
-	l.expectNothing(t, number)
-	expectSame(t, "after the lab", before)
 }
 
 // reach asks from inside the pods.
@@ -152,6 +157,20 @@ func reach(t *testing.T, l *lab, env string) {
 	}
 	if out := l.refused(t, "exec", "nobody", "--", self, probe, token); !strings.Contains(out, `pods "nobody" not found`) {
 		t.Error(out)
+	}
+}
+
+// restricted tries what a node's own certificate must not do.
+func restricted(t *testing.T, l *lab, env string) {
+	kubeconfig := "--kubeconfig=" + filepath.Join(l.dir, "pki", "node1.kubeconfig")
+	for want, args := range map[string][]string{
+		"node 'node1' cannot read 'node2', only its own Node object":                    {"get", "node", "node2"},
+		`is forbidden: node "node1" is not allowed to modify taints`:                    {"taint", "node", "node1", "a=b:NoSchedule"},
+		`secrets is forbidden: User "system:node:node1" cannot list resource "secrets"`: {"get", "secrets", "-A"},
+	} {
+		if out, err := l.kubectl(t.Context(), env, "", append(args, kubeconfig)...); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%v: %v %s", args, err, out)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/nodeinit"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/render"
+	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/state"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/topology"
 )
 
@@ -65,6 +66,9 @@ func (l *Lab) InPod(ctx context.Context, namespace, pod string, command []string
 	if err != nil {
 		return Command{}, err
 	}
+	if err := l.recordSelf(); err != nil {
+		return Command{}, err
+	}
 	args := append([]string{
 		"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "--",
 		"unshare", "--mount", "--propagation=private", "--", "/bin/sh", "-c", inSandbox, resolv, hosts,
@@ -76,6 +80,31 @@ func (l *Lab) InPod(ctx context.Context, namespace, pod string, command []string
 		names = append(names, name)
 	}
 	return Command{Args: args, Env: append(without(os.Environ(), append(names, proxies()...)...), trust...)}, nil
+}
+
+// execPrefix begins the records of programs that run in pods' networks.
+const execPrefix = "exec-"
+
+// recordSelf writes down this process, which becomes the program in the pod's
+// network: it would keep the network alive after the lab. Records of programs
+// that have ended go.
+func (l *Lab) recordSelf() error {
+	names, err := l.dir.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if p, ok, err := l.dir.Recorded(name); err == nil && ok && strings.HasPrefix(name, execPrefix) && !p.Alive() {
+			if err := l.dir.Forget(name); err != nil {
+				return err
+			}
+		}
+	}
+	self, err := state.Identify(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return l.dir.Record(fmt.Sprintf("%s%d", execPrefix, self.PID), self)
 }
 
 // proxies would lead a pod's program out of its pod.

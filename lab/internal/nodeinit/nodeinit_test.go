@@ -31,7 +31,7 @@ func TestRead(t *testing.T) {
 		"covering what is the node's own": {text: `{"Covered":{"net/ipv4/ip_forward":"1"}}`, want: "want a setting of the machine"},
 		"covering that climbs out":        {text: `{"Covered":{"../../etc/passwd":"1"}}`, want: "want a setting of the machine"},
 		"two programs of one name":        {text: `{"Programs":[{"Name":"a","Path":"/a"},{"Name":"a","Path":"/b"}]}`, want: "want a name of its own"},
-		"a program without name":          {text: `{"Programs":[{"Path":"/a"}]}`, want: "want a name of its own"},
+		"a program without name":          {text: `{"Programs":[{"Path":"/a"}]}`, want: "want a name without a slash"},
 		"a name that climbs out":          {text: `{"Programs":[{"Name":"../a","Path":"/a"}]}`, want: "without a slash"},
 		"a condition on nothing":          {text: `{"Programs":[{"Name":"a","Path":"/a","After":[{}]}]}`, want: "either a socket or a URL"},
 		"a condition on two things":       {text: `{"Programs":[{"Name":"a","Path":"/a","After":[{"Socket":"/s","URL":"https://x"}]}]}`, want: "either a socket or a URL"},

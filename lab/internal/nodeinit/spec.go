@@ -88,17 +88,25 @@ func (s Spec) validate() error {
 	}
 	seen := map[string]bool{}
 	for _, p := range s.Programs {
-		if seen[p.Name] || p.Name == "" || strings.ContainsRune(p.Name, '/') {
-			errs = append(errs, fmt.Errorf("program %q: want a name of its own without a slash", p.Name))
+		errs = append(errs, p.validate())
+		if seen[p.Name] {
+			errs = append(errs, fmt.Errorf("program %q: want a name of its own", p.Name))
 		}
 		seen[p.Name] = true
-		for _, c := range p.After {
-			if (c.Socket == "") == (c.URL == "") {
-				errs = append(errs, fmt.Errorf("program %s: a condition is either a socket or a URL", p.Name))
-			}
-		}
 	}
 	return errors.Join(errs...)
+}
+
+func (p Program) validate() error {
+	if p.Name == "" || strings.ContainsRune(p.Name, '/') {
+		return fmt.Errorf("program %q: want a name without a slash", p.Name)
+	}
+	for _, c := range p.After {
+		if (c.Socket == "") == (c.URL == "") {
+			return fmt.Errorf("program %s: a condition is either a socket or a URL", p.Name)
+		}
+	}
+	return nil
 }
 
 // plain reports whether a key stays below /proc/sys.

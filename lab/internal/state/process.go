@@ -119,6 +119,14 @@ func (d Dir) Recorded(name string) (Process, bool, error) {
 	return p, ok, err
 }
 
+// Forget takes the record of a process away.
+func (d Dir) Forget(name string) error {
+	if err := os.Remove(d.Path("process", name+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forgetting process %s: %w", name, err)
+	}
+	return nil
+}
+
 // Names returns the names of all recorded processes, sorted.
 func (d Dir) Names() ([]string, error) {
 	entries, err := os.ReadDir(d.Path("process"))

@@ -133,6 +133,18 @@ func TestRecordAndLabSurvive(t *testing.T) {
 	}
 }
 
+func TestForget(t *testing.T) {
+	dir := Dir(filepath.Join(t.TempDir(), "lab"))
+	for _, step := range []error{dir.Record("a", Process{}), dir.Forget("a"), dir.Forget("a")} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	if names, err := dir.Names(); err != nil || len(names) > 0 {
+		t.Errorf("remembered %v %v", names, err)
+	}
+}
+
 func TestLockIsForOne(t *testing.T) {
 	dir := Dir(filepath.Join(t.TempDir(), "lab"))
 	unlock, err := dir.Lock(t.Context(), func() { t.Error("waited for nobody") })
