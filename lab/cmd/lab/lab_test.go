@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -243,9 +244,26 @@ func TestCrash(t *testing.T) {
 		l.run(t, "up", "--nodes", "1")
 		number := l.number(t)
 		l.run(t, "status")
+		kill(t, filepath.Join(l.dir, "process", "azure.json"))
+		await(t, func() (string, bool) {
+			out := l.out(t.Context(), "status")
+			return out, strings.Contains(out, "DOWN") && strings.Contains(out, "parts of the lab do not run")
+		})
 		l.run(t, "down")
 		l.expectNothing(t, number)
 	})
+}
+
+// kill ends a process of the lab that is on record.
+func kill(t *testing.T, record string) {
+	t.Helper()
+	var process struct{ PID int }
+	if err := json.Unmarshal([]byte(read(t, record)), &process); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(process.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestNeedsRoot(t *testing.T) {
