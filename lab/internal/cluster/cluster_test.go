@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"software.sslmate.com/src/go-pkcs12"
 
+	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/build"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/pki"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/render"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/state"
@@ -130,4 +132,14 @@ func TestAwait(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestImagesOfTheClusterAreBuilt ties the names that nodes run to those that are
+// loaded.
+func TestImagesOfTheClusterAreBuilt(t *testing.T) {
+	for name, want := range map[string]string{"pause": render.PauseImage, "coredns": render.DNSImage} {
+		if got := build.Repository + "/" + name + ":" + build.Tag; got != want || !slices.Contains(build.ImageNames(), name) {
+			t.Errorf("image %s is built, %s is run", got, want)
+		}
+	}
 }
