@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of its own
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/demo"
 )

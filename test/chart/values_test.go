@@ -126,6 +126,11 @@ func ofMIC(out map[string]effect) {
 			}
 			return nil
 		}, want: "1mic"},
+		"trustedCAConfigMap": {set: `"roots"`, got: func(r rendering) any {
+			c, volumes := r.container("mic"), r.workload("mic").Spec.Volumes
+			mount, volume := c.VolumeMounts[len(c.VolumeMounts)-1], volumes[len(volumes)-1]
+			return volume.Name == mount.Name && volume.ConfigMap != nil && volume.ConfigMap.Name == "roots" && r.variable("mic", "SSL_CERT_DIR") == mount.MountPath
+		}, want: true},
 		"leaderElection.instance":  {set: `"x"`, got: flagOf("mic", "leader-election-instance"), want: "x"},
 		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic]"},
 		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
