@@ -258,7 +258,7 @@ func (b Builder) lock() (func(), error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the cache: %w", err), f.Close())
 	}
-	return func() { f.Close() }, nil //nolint:gosec // closing gives the lock back
+	return func() { f.Close() }, nil // closing gives the lock back
 }
 
 // hashOf tells one content of files from another; of a folder, that of its
