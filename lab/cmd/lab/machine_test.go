@@ -38,14 +38,14 @@ func withProgram(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(dir) // a temporary folder
 	path := filepath.Join(dir, "lab")
 	if out, err := exec.CommandContext(context.Background(), "go", "build", "-o", path, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building lab: %v\n%s", err, out)
 		return 1
 	}
 	// The race detector keeps a program that ends waiting for a second.
-	if err := errors.Join(os.Setenv(program, path), os.Setenv("GORACE", "atexit_sleep_ms=0"), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // another user runs it
+	if err := errors.Join(os.Setenv(program, path), os.Setenv("GORACE", "atexit_sleep_ms=0"), os.Chmod(dir, 0o755)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -67,7 +67,7 @@ func get(ctx context.Context, url string, out io.Writer) int {
 		fmt.Fprintln(out, err)
 		return 1
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end or given up
+	defer response.Body.Close() // read to its end or given up
 	fmt.Fprintln(out, response.StatusCode)
 	if _, err := io.Copy(out, response.Body); err != nil {
 		return 1
@@ -198,7 +198,7 @@ func linesWith(t *testing.T, file, word string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 	var found []string
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if strings.Contains(lines.Text(), word) {

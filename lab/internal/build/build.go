@@ -251,14 +251,14 @@ func (b Builder) lock() (func(), error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a build cache
 		return nil, fmt.Errorf("making the cache: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a path of the lab or of the kernel
 	if err != nil {
 		return nil, fmt.Errorf("locking the cache: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the cache: %w", err), f.Close())
 	}
-	return func() { f.Close() }, nil //nolint:errcheck,gosec // closing gives the lock back
+	return func() { f.Close() }, nil // closing gives the lock back
 }
 
 // hashOf tells one content of files from another; of a folder, that of its
@@ -273,7 +273,7 @@ func hashOf(paths ...string) (string, error) {
 			}
 		}
 		for _, file := range files {
-			text, err := os.ReadFile(file)
+			text, err := os.ReadFile(file) //nolint:gosec // a path of the lab or of the kernel
 			if err != nil {
 				return "", fmt.Errorf("reading what decides on a build: %w", err)
 			}

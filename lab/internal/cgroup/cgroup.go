@@ -30,7 +30,7 @@ func Find() (Hierarchies, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding cgroups: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 	return parse(f)
 }
 
@@ -91,7 +91,7 @@ func delegate(root, dir string) error {
 	if err := inherit(root, dir); err != nil {
 		return err
 	}
-	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) //nolint:gosec // a path of the lab or of the kernel
 	if errors.Is(err, fs.ErrNotExist) || len(strings.Fields(string(available))) == 0 {
 		return nil
 	}
@@ -99,7 +99,7 @@ func delegate(root, dir string) error {
 		return fmt.Errorf("reading controllers: %w", err)
 	}
 	enable := "+" + strings.Join(strings.Fields(string(available)), " +")
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(enable), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(enable), 0); err != nil { //nolint:gosec // a path of the lab or of the kernel
 		return fmt.Errorf("handing controllers down to %s: %w", dir, err)
 	}
 	return nil
@@ -111,15 +111,15 @@ func inherit(from, to string) error {
 		if _, err := os.Stat(filepath.Join(to, "cgroup.controllers")); err == nil {
 			return nil // version 2 inherits by itself
 		}
-		own, err := os.ReadFile(filepath.Join(to, file))
+		own, err := os.ReadFile(filepath.Join(to, file)) //nolint:gosec // a path of the lab or of the kernel
 		if errors.Is(err, fs.ErrNotExist) || strings.TrimSpace(string(own)) != "" {
 			continue
 		}
-		value, err := os.ReadFile(filepath.Join(from, file))
+		value, err := os.ReadFile(filepath.Join(from, file)) //nolint:gosec // a path of the lab or of the kernel
 		if err != nil {
 			return fmt.Errorf("reading a cpuset: %w", err)
 		}
-		if err := os.WriteFile(filepath.Join(to, file), value, 0); err != nil {
+		if err := os.WriteFile(filepath.Join(to, file), value, 0); err != nil { //nolint:gosec // a path of the lab or of the kernel
 			return fmt.Errorf("filling a cpuset: %w", err)
 		}
 	}
@@ -213,11 +213,11 @@ func processesBelow(dir string) ([]int, error) {
 		if err != nil || d.Name() != "cgroup.procs" {
 			return ignoreMissing(err)
 		}
-		text, err := os.ReadFile(path)
+		text, err := os.ReadFile(path) //nolint:gosec // a path of the lab or of the kernel
 		if err != nil {
 			return ignoreMissing(err)
 		}
-		for _, field := range strings.Fields(string(text)) {
+		for field := range strings.FieldsSeq(string(text)) {
 			pid, err := strconv.Atoi(field)
 			if err != nil {
 				return fmt.Errorf("reading %s: %w", path, err)
@@ -234,7 +234,7 @@ func processesBelow(dir string) ([]int, error) {
 func (h Hierarchies) Memory(name string) (uint64, error) {
 	for _, root := range h {
 		for _, file := range []string{"memory.usage_in_bytes", "memory.current"} {
-			text, err := os.ReadFile(filepath.Join(root, name, file))
+			text, err := os.ReadFile(filepath.Join(root, name, file)) //nolint:gosec // a path of the lab or of the kernel
 			if err == nil {
 				return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 			}

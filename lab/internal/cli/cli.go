@@ -70,8 +70,8 @@ they are. It needs root.`,
 	return root
 }
 
-// progress tells a step on stderr, with the seconds since the start.
-func (a *app) progress(format string, args ...any) {
+// progressf tells a step on stderr, with the seconds since the start.
+func (a *app) progressf(format string, args ...any) {
 	fmt.Fprintf(a.env.Stderr, "%6.1fs  %s\n", time.Since(a.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
@@ -87,7 +87,7 @@ func (a *app) builder() (build.Builder, error) {
 		}
 	}
 	root, err := build.FindRoot(places...)
-	return build.Builder{Root: root, Progress: a.progress}, err
+	return build.Builder{Root: root, Progress: a.progressf}, err
 }
 
 func (a *app) lab() (*cluster.Lab, error) {
@@ -103,7 +103,7 @@ func (a *app) lab() (*cluster.Lab, error) {
 	if dir == "" {
 		dir = filepath.Join(builder.Root, ".cache", "lab", "state")
 	}
-	return cluster.Open(cluster.Options{Dir: dir, Builder: builder, Self: self, Progress: a.progress})
+	return cluster.Open(cluster.Options{Dir: dir, Builder: builder, Self: self, Progress: a.progressf})
 }
 
 // become ends this program in favour of another, so that signals, terminal and

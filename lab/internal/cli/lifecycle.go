@@ -74,7 +74,7 @@ func (a *app) build() *cobra.Command {
 			if err := builder.Build(cmd.Context(), parts...); err != nil {
 				return fmt.Errorf("%w (parts: %s)", err, strings.Join(known, ", "))
 			}
-			a.progress("built %s", strings.Join(parts, ", "))
+			a.progressf("built %s", strings.Join(parts, ", "))
 			return nil
 		},
 	}

@@ -124,7 +124,7 @@ func mountsBelow(dir string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for mounts: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 	var found []string
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {

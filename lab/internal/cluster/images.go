@@ -88,7 +88,7 @@ func (l *Lab) importImage(ctx context.Context, n topology.Node, path string) err
 	if err != nil {
 		return fmt.Errorf("loading an image: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 	if err := l.inNode(ctx, n, f, "ctr", "--namespace=k8s.io", "images", "import", "--local", "-"); err != nil {
 		return fmt.Errorf("loading %s into %s: %w", path, n.Name(), err)
 	}
@@ -101,8 +101,7 @@ func (l *Lab) inNode(ctx context.Context, n topology.Node, stdin io.Reader, comm
 		return err
 	}
 	command[0] = filepath.Join(l.builder.Programs(), command[0])
-	_, err = run(ctx, enter(p, command...), stdin)
-	return err
+	return run(ctx, enter(p, command...), stdin)
 }
 
 func probe(ctx context.Context, client *http.Client, url string) error {
@@ -114,7 +113,7 @@ func probe(ctx context.Context, client *http.Client, url string) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // nothing is read
+	defer response.Body.Close() // nothing is read
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answered %s", url, response.Status)
 	}

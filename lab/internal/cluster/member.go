@@ -37,12 +37,12 @@ func (l *Lab) spawn(name string) (*member, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the log of %s: %w", name, err)
 	}
-	defer log.Close() //nolint:errcheck // the child has its own descriptor
+	defer log.Close() // the child has its own descriptor
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("opening a pipe: %w", err)
 	}
-	defer read.Close()                       //nolint:errcheck // as above
+	defer read.Close()                       // as above
 	cmd := exec.Command(l.self, InitCommand) //nolint:gosec,noctx // this program; it outlives the command
 	cmd.Env = []string{"PATH=" + l.builder.Programs() + ":" + l.builder.Kubernetes() + ":" + systemPath}
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", read, log, log
@@ -79,20 +79,20 @@ func enter(p state.Process, command ...string) []string {
 	return append([]string{"nsenter", fmt.Sprintf("--target=%d", p.PID), "--mount", "--net", "--pid", "--uts", "--ipc", "--"}, command...)
 }
 
-// run runs a command in a member and returns what it says.
-func run(ctx context.Context, args []string, stdin io.Reader) (string, error) {
+// run runs a command to its end; what it says is in the error if it fails.
+func run(ctx context.Context, args []string, stdin io.Reader) error {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // programs of the lab and of the machine
 	cmd.Stdin = stdin
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("running %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("running %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
-	return string(out), nil
+	return nil
 }
 
 // loadRules puts netfilter rules into a member's network namespace.
 func loadRules(ctx context.Context, pid int, rules string) error {
-	_, err := run(ctx, []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "nft", "-f", "-"}, strings.NewReader(rules))
+	err := run(ctx, []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "nft", "-f", "-"}, strings.NewReader(rules))
 	if err != nil {
 		return fmt.Errorf("loading netfilter rules: %w", err)
 	}

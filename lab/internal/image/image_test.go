@@ -101,7 +101,7 @@ func contents(t *testing.T, img v1.Image) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close() // only read
 	found := map[string]string{}
 	for files := tar.NewReader(r); ; {
 		h, err := files.Next()

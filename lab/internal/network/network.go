@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -45,7 +46,7 @@ func open(pid int) (*space, error) {
 }
 
 func (s *space) close() {
-	s.Handle.Close()
+	s.Close()
 	_ = s.fd.Close() // only read
 }
 
@@ -145,12 +146,7 @@ func usedRanges() ([]netip.Prefix, error) {
 }
 
 func overlaps(p netip.Prefix, others []netip.Prefix) bool {
-	for _, o := range others {
-		if p.Overlaps(o) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(others, p.Overlaps)
 }
 
 // ConnectHub gives the hub its addresses and its end of the link to the machine,

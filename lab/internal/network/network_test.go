@@ -64,7 +64,7 @@ func routes(t *testing.T, pid int) []string {
 	t.Helper()
 	fd, err := netns.GetFromPid(pid)
 	check(t, err)
-	defer fd.Close() //nolint:errcheck // only read
+	defer fd.Close() // only read
 	handle, err := netlink.NewHandleAt(fd, unix.NETLINK_ROUTE)
 	check(t, err)
 	defer handle.Close()
@@ -168,7 +168,7 @@ func addresses(t *testing.T, pid int) []netip.Addr {
 	t.Helper()
 	fd, err := netns.GetFromPid(pid)
 	check(t, err)
-	defer fd.Close() //nolint:errcheck // only read
+	defer fd.Close() // only read
 	handle, err := netlink.NewHandleAt(fd, unix.NETLINK_ROUTE)
 	check(t, err)
 	defer handle.Close()

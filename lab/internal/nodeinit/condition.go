@@ -47,7 +47,7 @@ func (c Condition) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end or given up
+	defer response.Body.Close() // read to its end or given up
 	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, 1<<16)); err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() }) //nolint:errcheck,gosec // a fifo
+	t.Cleanup(func() { f.Close() }) // a fifo
 	w.reports = bufio.NewReader(f)
 	return w
 }
@@ -214,7 +214,7 @@ func TestConditionWaitsForSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() }) //nolint:errcheck,gosec // a test's
+	t.Cleanup(func() { l.Close() }) // a test's
 	if err := c.wait(t.Context()); err != nil {
 		t.Error(err)
 	}

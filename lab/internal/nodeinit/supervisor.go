@@ -90,15 +90,15 @@ func (s *supervisor) start(p Program) (int, <-chan syscall.WaitStatus, error) {
 	if err != nil {
 		return 0, nil, fmt.Errorf("opening its log: %w", err)
 	}
-	defer out.Close() //nolint:errcheck // the program has its own descriptor
+	defer out.Close() // the program has its own descriptor
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return 0, nil, err
 	}
-	defer null.Close() //nolint:errcheck // as above
+	defer null.Close() // as above
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pid, err := syscall.ForkExec(p.Path, append([]string{p.Path}, p.Args...), &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(p.Path, append([]string{p.Path}, p.Args...), &syscall.ProcAttr{ //nolint:gosec // the lab names its programs
 		Dir: "/", Env: append([]string{"PATH=" + os.Getenv("PATH")}, p.Env...),
 		Files: []uintptr{null.Fd(), out.Fd(), out.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
@@ -118,7 +118,7 @@ func (s *supervisor) reap() {
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
-		if err == syscall.EINTR { //nolint:errorlint // a bare errno
+		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil || pid <= 0 {

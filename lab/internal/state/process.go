@@ -80,7 +80,7 @@ func (p Process) Kill(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("killing process %d: %w", p.PID, err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd) // nothing was written
 	if !p.Alive() {      // asked behind the open: from here on, fd is the process
 		return nil
 	}

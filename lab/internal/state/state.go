@@ -65,7 +65,7 @@ func (d Dir) Lock(ctx context.Context, waiting func()) (unlock func(), err error
 	for told := false; ; {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil //nolint:errcheck,gosec // closing gives the lock back
+			return func() { f.Close() }, nil // closing gives the lock back
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errors.Join(fmt.Errorf("locking the lab: %w", err), f.Close())
