@@ -13,6 +13,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
+	"github.com/aad-pod-identity/aad-pod-identity/test/objects"
 	"github.com/aad-pod-identity/aad-pod-identity/test/world"
 )
 
@@ -114,10 +115,10 @@ func TestARMUnreachable(t *testing.T) {
 	served := runPod(t, sound, name(t)+"-sound", name(t))
 	awaitAssigned(t, served)
 	awaitObject(t, &v1.AzureIdentityAttachmentList{}, "Synced=False with ARMUnavailable", func(a *v1.AzureIdentityAttachment) bool {
-		return strings.EqualFold(a.Spec.ResourceID, broken.ScaleSetID()) && condition(a.Status.Conditions, v1.ConditionSynced, v1.ReasonARMUnavailable)
+		return strings.EqualFold(a.Spec.ResourceID, broken.ScaleSetID()) && objects.HasCondition(a.Status.Conditions, v1.ConditionSynced, v1.ReasonARMUnavailable)
 	})
 	awaitObject(t, &v1.AzureAssignedIdentityList{}, "the reason on the assignment", func(a *v1.AzureAssignedIdentity) bool {
-		return a.Spec.Pod == waiting.Object.Name && condition(a.Status.Conditions, v1.ConditionReady, v1.ReasonARMUnavailable)
+		return a.Spec.Pod == waiting.Object.Name && objects.HasCondition(a.Status.Conditions, v1.ConditionReady, v1.ReasonARMUnavailable)
 	})
 	got, err := get(t.Context(), httpClient(t, waiting.NS), query(), metadata())
 	if err != nil || got.status != http.StatusNotFound {
@@ -141,7 +142,7 @@ spec: {azureIdentity: nowhere, selector: missingidentity}
 `)
 	pod := runPod(t, shared.Nodes[0], name(t), name(t))
 	awaitObject(t, &v1.AzureIdentityBindingList{}, "Ready=False with IdentityNotFound", func(b *v1.AzureIdentityBinding) bool {
-		return b.Name == "missingidentity" && condition(b.Status.Conditions, v1.ConditionReady, v1.ReasonIdentityNotFound)
+		return b.Name == "missingidentity" && objects.HasCondition(b.Status.Conditions, v1.ConditionReady, v1.ReasonIdentityNotFound)
 	})
 	awaitEvent(t, "missingidentity", "nowhere")
 	got, err := get(t.Context(), httpClient(t, pod.NS), query(), metadata())
@@ -162,7 +163,7 @@ func TestIdentityUnknownToAzure(t *testing.T) {
 	haunted := runPod(t, node, "ghost", "ghost")
 	awaitAssigned(t, runPod(t, node, "sound", "sound"))
 	awaitObject(t, &v1.AzureAssignedIdentityList{}, "the refusal on the assignment", func(a *v1.AzureAssignedIdentity) bool {
-		return a.Spec.Pod == "ghost" && a.Status.Status == v1.AssignedIDCreated && condition(a.Status.Conditions, v1.ConditionReady, v1.ReasonIdentityRefused)
+		return a.Spec.Pod == "ghost" && a.Status.Status == v1.AssignedIDCreated && objects.HasCondition(a.Status.Conditions, v1.ConditionReady, v1.ReasonIdentityRefused)
 	})
 	deletePod(t, haunted)
 }

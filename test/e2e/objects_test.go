@@ -8,12 +8,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/test/objects"
 	"github.com/aad-pod-identity/aad-pod-identity/test/world"
 )
 
@@ -72,22 +71,11 @@ func awaitObject[T client.Object](t *testing.T, list client.ObjectList, what str
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 45*time.Second)
 	defer cancel()
-	watcher, err := shared.Kube.Watch(ctx, list, options...)
+	object, err := objects.Await(ctx, shared.Kube, list, want, options...)
 	if err != nil {
-		t.Fatalf("watching for %s: %v", what, err)
+		t.Fatalf("%s: %v", what, err)
 	}
-	defer watcher.Stop()
-	var last T
-	for event := range watcher.ResultChan() {
-		if object, ok := event.Object.(T); ok && event.Type != watch.Deleted {
-			last = object
-			if want(object) {
-				return object
-			}
-		}
-	}
-	t.Fatalf("never seen: %s; last: %+v", what, last)
-	return last
+	return object
 }
 
 func awaitAssigned(t *testing.T, pod *world.Pod) {
@@ -95,15 +83,6 @@ func awaitAssigned(t *testing.T, pod *world.Pod) {
 	awaitObject(t, &v1.AzureAssignedIdentityList{}, "Assigned for "+pod.Object.Name, func(a *v1.AzureAssignedIdentity) bool {
 		return a.Spec.Pod == pod.Object.Name && a.Status.Status == v1.AssignedIDAssigned
 	})
-}
-
-func condition(conditions []metav1.Condition, kind string, reason v1.Reason) bool {
-	for _, c := range conditions {
-		if c.Type == kind && c.Reason == string(reason) && c.Message != "" {
-			return true
-		}
-	}
-	return false
 }
 
 func awaitEvent(t *testing.T, about, words string) {

@@ -3,24 +3,19 @@ package world
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/objects"
 )
 
 // SystemNamespace is where MIC and NMI are installed.
@@ -29,27 +24,9 @@ const SystemNamespace = "aad-pod-identity"
 //go:embed manifests/rbac.yaml
 var rbacManifest string
 
-// Apply creates every object of a manifest, with strict validation, so that a
-// misspelled field is an error. Objects that exist already are left alone.
+// Apply creates every object of a manifest; see [objects.Apply].
 func (w *World) Apply(ctx context.Context, manifest string) error {
-	strict := client.WithFieldValidation(w.Kube, metav1.FieldValidationStrict)
-	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(manifest), 4096)
-	for {
-		object := &unstructured.Unstructured{}
-		err := decoder.Decode(&object.Object)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reading a manifest: %w", err)
-		}
-		if len(object.Object) == 0 {
-			continue
-		}
-		if err := strict.Create(ctx, object); err != nil && !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("creating %s %s: %w", object.GetKind(), object.GetName(), err)
-		}
-	}
+	return objects.Apply(ctx, w.Kube, manifest)
 }
 
 // awaitEstablished waits until the API server serves every kind of the group.
