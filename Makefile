@@ -19,11 +19,16 @@ help: ## Show this text.
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: root debian build assets ## Show the main job end to end: a program in a pod reads a Key Vault secret without a credential.
-	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/demo
+demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kubernetes on this machine. KEEP=1 leaves it running.
+	@go run ./test/demo
 
 .PHONY: test
 test: root debian vet lint generated test-all ## Run every check and test: vet, lint, unit, API server, network namespaces, end to end.
+
+.PHONY: lab
+lab: ## Build bin/lab, which runs a real Kubernetes without Docker (bin/lab --help).
+	@echo "building lab"
+	@cd lab && go build -o $(BIN)/lab ./cmd/lab
 
 .PHONY: build
 build: ## Build the programs into bin/.
@@ -101,7 +106,7 @@ $(BIN)/golangci-lint: tools/go.mod tools/go.sum
 
 .PHONY: debian
 debian: ## Install the Debian packages that tests and the demo call, where they are missing.
-	@hack/debian.sh curl gcc mount
+	@hack/debian.sh curl gcc mount runc iptables nft:nftables
 
 .PHONY: root
 root:

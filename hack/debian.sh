@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that hold the named programs, where a program is missing.
+# Installs the Debian packages of the named programs, where a program is missing: PROGRAM, or PROGRAM:PACKAGE.
 set -euo pipefail
 missing=()
-for program in "$@"; do command -v "$program" > /dev/null || missing+=("$program"); done
+for program in "$@"; do command -v "${program%%:*}" > /dev/null || missing+=("${program##*:}"); done
 [ ${#missing[@]} = 0 ] && exit
 command -v apt-get > /dev/null || { echo "please install: ${missing[*]}" >&2; exit 1; }
 echo "installing Debian packages: ${missing[*]}" >&2

@@ -28,10 +28,13 @@ type Options struct {
 	Secret string
 	// ClientID asks for one identity; empty for the pod's only one.
 	ClientID string
-	// Timeout bounds the whole run, waiting included.
+	// Timeout bounds the wait for a token and the first reading of the secret.
 	Timeout time.Duration
 	// Retry is how long to wait between two attempts.
 	Retry time.Duration
+	// Repeat reads the secret again each time this has passed, until the end; zero
+	// reads it once.
+	Repeat time.Duration
 	// ShowValue prints the secret itself. Only for a secret made for the demo.
 	ShowValue bool
 }
@@ -46,6 +49,7 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 	flags.StringVar(&o.ClientID, "client-id", "", "client ID of the identity to use (default: the pod's only one)")
 	flags.DurationVar(&o.Timeout, "timeout", 3*time.Minute, "give up after this time")
 	flags.DurationVar(&o.Retry, "retry", time.Second, "wait this long between two attempts")
+	flags.DurationVar(&o.Repeat, "repeat", 0, "read the secret again each time this has passed; 0 reads it once")
 	flags.BoolVar(&o.ShowValue, "show-value", false, "print the secret's value")
 	if err := flags.Parse(args); err != nil {
 		return Options{}, err
@@ -59,8 +63,6 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 // Run waits until the pod gets a token, reads the secret, and says so on out. A
 // permanent refusal ends it at once; anything else is tried until the timeout.
 func Run(ctx context.Context, out io.Writer, o Options) error {
-	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
-	defer cancel()
 	credential, err := newCredential(o.ClientID)
 	if err != nil {
 		return fmt.Errorf("making the credential: %w", err)
@@ -69,13 +71,38 @@ func Run(ctx context.Context, out io.Writer, o Options) error {
 	if err != nil {
 		return fmt.Errorf("making the Key Vault client: %w", err)
 	}
+	first, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
 	start := time.Now()
-	token, err := waitForToken(ctx, out, credential, o.Retry)
+	token, err := waitForToken(first, out, credential, o.Retry)
 	if err != nil {
 		return fmt.Errorf("getting a token: %w", err)
 	}
 	fmt.Fprintf(out, "token: got one after %s, valid until %s\n", time.Since(start).Round(time.Millisecond), token.ExpiresOn.UTC().Format(time.RFC3339))
+	if err := read(first, out, client, o); err != nil || o.Repeat == 0 {
+		return err
+	}
+	return repeat(ctx, out, client, o)
+}
 
+// repeat reads the secret until ctx ends. A failure is said and tried again.
+func repeat(ctx context.Context, out io.Writer, client *azsecrets.Client, o Options) error {
+	ticker := time.NewTicker(o.Repeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := read(ctx, out, client, o); err != nil && ctx.Err() == nil {
+				fmt.Fprintln(out, "failed:", err)
+			}
+		}
+	}
+}
+
+func read(ctx context.Context, out io.Writer, client *azsecrets.Client, o Options) error {
+	start := time.Now()
 	secret, err := client.GetSecret(ctx, o.Secret, "", nil)
 	if err != nil {
 		return fmt.Errorf("reading secret %s: %w", o.Secret, err)
@@ -84,7 +111,7 @@ func Run(ctx context.Context, out io.Writer, o Options) error {
 	if o.ShowValue && secret.Value != nil {
 		value = fmt.Sprintf("%q", *secret.Value)
 	}
-	fmt.Fprintf(out, "secret: read %s after %s: %s\n", o.Secret, time.Since(start).Round(time.Millisecond), value)
+	fmt.Fprintf(out, "secret: read %s in %s: %s\n", o.Secret, time.Since(start).Round(time.Millisecond), value)
 	return nil
 }
 

@@ -1,7 +1,8 @@
 // Command demo shows the main job end to end on this machine: a program that
-// only knows the Azure SDK reads a Key Vault secret with its pod's identity.
+// only knows the Azure SDK reads a Key Vault secret with its pod's identity, in
+// a real Kubernetes with a simulated Azure beside it.
 //
-// It must not be the place of any logic: what it shows is the world's and the
+// It must not be the place of any logic: what it shows is the lab's and the
 // products' doing.
 package main
 
@@ -18,7 +19,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := show(ctx, os.Stdout); err != nil {
+	if err := show(ctx, os.Stdout, os.Getenv("KEEP") != ""); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo failed:", err)
 		return 1
 	}

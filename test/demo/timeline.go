@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -14,12 +11,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
-	"github.com/aad-pod-identity/aad-pod-identity/test/env"
-	"github.com/aad-pod-identity/aad-pod-identity/test/world"
+	"github.com/aad-pod-identity/aad-pod-identity/test/objects"
 )
 
 // The steps of the main job, in the order in which they must be seen.
@@ -39,32 +34,24 @@ type seen struct {
 	err          error
 }
 
-// timeline runs the demo pod and prints each step as it happens. It fails if one
-// is missing.
-func timeline(ctx context.Context, out io.Writer, w *world.World) error {
+// timeline applies the Deployment and prints each step as it happens. It fails
+// if one is missing.
+func (d *demo) timeline(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	steps := make(chan seen)
-	before, err := w.Sim.Journal(ctx, 0)
-	if err != nil {
-		return fmt.Errorf("reading the journal: %w", err)
-	}
-	var last uint64
-	for _, entry := range before {
-		last = max(last, entry.Seq)
-	}
-	go watchAssignments(ctx, w, steps)
-	go watchPatches(ctx, w, last, steps)
-
-	pod, err := runDemoPod(ctx, w)
+	last, err := d.lastEntry(ctx)
 	if err != nil {
 		return err
 	}
-	start := time.Now()
-	fmt.Fprintf(out, "%8s  %s: %s\n", "0 ms", bound, pod.Node.Name)
-	go runProgram(ctx, pod, steps)
-
-	missing := []string{created, patched, assigned, token, secret}
+	go d.watchAssignments(ctx, steps)
+	go d.watchPatches(ctx, last, steps)
+	go d.watchPod(ctx, steps)
+	if err := d.deploy(ctx); err != nil {
+		return err
+	}
+	missing := []string{bound, created, patched, assigned, token, secret}
+	var start time.Time
 	for len(missing) > 0 {
 		select {
 		case <-ctx.Done():
@@ -73,29 +60,54 @@ func timeline(ctx context.Context, out io.Writer, w *world.World) error {
 			if s.err != nil {
 				return s.err
 			}
+			if s.step == bound && start.IsZero() {
+				start = s.at
+			}
 			if i := slices.Index(missing, s.step); i >= 0 {
 				missing = slices.Delete(missing, i, i+1)
-				fmt.Fprintf(out, "%5d ms  %s: %s\n", s.at.Sub(start).Milliseconds(), s.step, s.detail)
+				fmt.Fprintf(d.out, "%5d ms  %s: %s\n", max(0, s.at.Sub(start).Milliseconds()), s.step, s.detail)
 			}
 		}
 	}
 	return nil
 }
 
-func runDemoPod(ctx context.Context, w *world.World) (*world.Pod, error) {
-	text, err := example(w, "pod.yaml")
+func (d *demo) lastEntry(ctx context.Context) (uint64, error) {
+	entries, err := d.lab.Sim.Journal(ctx, 0)
 	if err != nil {
-		return nil, err
+		return 0, fmt.Errorf("reading the journal: %w", err)
 	}
-	object := &corev1.Pod{}
-	if err := yaml.UnmarshalStrict([]byte(text), object); err != nil {
-		return nil, fmt.Errorf("reading the tutorial's pod: %w", err)
+	var last uint64
+	for _, entry := range entries {
+		last = max(last, entry.Seq)
 	}
-	return w.Nodes[1].Run(ctx, object)
+	return last, nil
 }
 
-func watchAssignments(ctx context.Context, w *world.World, steps chan<- seen) {
-	watcher, err := w.Kube.Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(v1.DefaultAssignedIdentityNamespace))
+// watchPod waits for the Deployment's pod to be bound, then reads its log.
+func (d *demo) watchPod(ctx context.Context, steps chan<- seen) {
+	isBound := func(p *corev1.Pod) bool { return p.Labels["app"] == "demo" && p.Spec.NodeName != "" }
+	pod, err := objects.Await(ctx, d.lab.Kube, &corev1.PodList{}, isBound, client.InNamespace("default"))
+	if err != nil {
+		send(ctx, steps, seen{err: fmt.Errorf("waiting for the Deployment's pod: %w", err)})
+		return
+	}
+	send(ctx, steps, seen{step: bound, detail: pod.Name + " to " + pod.Spec.NodeName, at: time.Now()})
+	err = d.follow(ctx, pod.Name, func(line string) {
+		switch {
+		case strings.HasPrefix(line, "token: "):
+			send(ctx, steps, seen{step: token, detail: strings.TrimPrefix(line, "token: "), at: time.Now()})
+		case strings.HasPrefix(line, "secret: ") && strings.Contains(line, secretValue):
+			send(ctx, steps, seen{step: secret, detail: strings.TrimPrefix(line, "secret: "), at: time.Now()})
+		}
+	})
+	if err != nil {
+		send(ctx, steps, seen{err: err})
+	}
+}
+
+func (d *demo) watchAssignments(ctx context.Context, steps chan<- seen) {
+	watcher, err := d.lab.Kube.Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(v1.DefaultAssignedIdentityNamespace))
 	if err != nil {
 		send(ctx, steps, seen{err: fmt.Errorf("watching AzureAssignedIdentities: %w", err)})
 		return
@@ -103,7 +115,7 @@ func watchAssignments(ctx context.Context, w *world.World, steps chan<- seen) {
 	defer watcher.Stop()
 	for event := range watcher.ResultChan() {
 		object, ok := event.Object.(*v1.AzureAssignedIdentity)
-		if !ok || object.Spec.Pod != "demo" {
+		if !ok || !strings.HasPrefix(object.Spec.Pod, "demo-") {
 			continue
 		}
 		switch object.Status.Status {
@@ -117,43 +129,16 @@ func watchAssignments(ctx context.Context, w *world.World, steps chan<- seen) {
 
 // watchPatches takes the time of the request from the simulator's journal, which
 // runs on this machine's clock.
-func watchPatches(ctx context.Context, w *world.World, after uint64, steps chan<- seen) {
-	entry, err := w.Sim.Wait(ctx, after, func(e journal.Entry) bool {
+func (d *demo) watchPatches(ctx context.Context, after uint64, steps chan<- seen) {
+	entry, err := d.lab.Sim.Wait(ctx, after, func(e journal.Entry) bool {
 		return e.Surface == journal.ARM && e.Method == http.MethodPatch && e.Status < 300 && len(e.Added) > 0 && e.IfMatch != ""
 	})
 	if err != nil {
 		send(ctx, steps, seen{err: err})
 		return
 	}
-	detail := fmt.Sprintf("%s, +%d identity; ARM takes %s here and 40-60 s in Azure", filepath.Base(entry.Path), len(entry.Added), armLatency)
+	detail := fmt.Sprintf("%s, +%d identity; ARM takes 2 s here and 40-60 s in Azure", filepath.Base(entry.Path), len(entry.Added))
 	send(ctx, steps, seen{step: patched, detail: detail, at: entry.Time})
-}
-
-func runProgram(ctx context.Context, pod *world.Pod, steps chan<- seen) {
-	cmd := pod.Command(ctx, filepath.Join(env.Root(), "bin", "demo"), append(pod.Object.Spec.Containers[0].Args, "--show-value")...)
-	output, err := cmd.StdoutPipe()
-	if err == nil {
-		cmd.Stderr = cmd.Stdout
-		err = pod.Start(cmd)
-	}
-	if err != nil {
-		send(ctx, steps, seen{err: fmt.Errorf("starting the demo program: %w", err)})
-		return
-	}
-	var all strings.Builder
-	for lines := bufio.NewScanner(output); lines.Scan(); {
-		line := lines.Text()
-		all.WriteString(line + "\n")
-		switch {
-		case strings.HasPrefix(line, "token: "):
-			send(ctx, steps, seen{step: token, detail: strings.TrimPrefix(line, "token: "), at: time.Now()})
-		case strings.HasPrefix(line, "secret: ") && strings.Contains(line, world.SecretValue):
-			send(ctx, steps, seen{step: secret, detail: strings.TrimPrefix(line, "secret: "), at: time.Now()})
-		}
-	}
-	if err := cmd.Wait(); err != nil {
-		send(ctx, steps, seen{err: fmt.Errorf("the demo program failed: %w:\n%s", err, all.String())})
-	}
 }
 
 func send(ctx context.Context, steps chan<- seen, s seen) {
@@ -164,30 +149,4 @@ func send(ctx context.Context, steps chan<- seen, s seen) {
 	case steps <- s:
 	case <-ctx.Done():
 	}
-}
-
-// refused runs the program in a pod that no binding selects. It must fail, and
-// its words must say why.
-func refused(ctx context.Context, out io.Writer, w *world.World) error {
-	pod, err := w.Nodes[1].Run(ctx, world.NewPod("default", "stranger", nil))
-	if err != nil {
-		return err
-	}
-	cmd := pod.Command(ctx, filepath.Join(env.Root(), "bin", "demo"), "--vault-url="+world.VaultURL, "--client-id="+w.Cloud.Demo.ClientID, "--timeout=60s")
-	var output strings.Builder
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := pod.Start(cmd); err != nil {
-		return fmt.Errorf("starting the demo program: %w", err)
-	}
-	if err := cmd.Wait(); err == nil {
-		return errors.New("the pod without a binding got a token")
-	}
-	text := output.String()
-	if !strings.Contains(text, "Identity not found") || !strings.Contains(text, v1.PodLabel) {
-		return fmt.Errorf("the refusal does not say why:\n%s", text)
-	}
-	for line := range strings.Lines(text) {
-		fmt.Fprintln(out, "   |", strings.TrimRight(line, "\n"))
-	}
-	return nil
 }
