@@ -23,7 +23,7 @@ demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kube
 	@go run ./test/demo
 
 .PHONY: test
-test: root debian vet lint generated test-all ## Run every check and test: vet, lint, unit, API server, network namespaces, end to end.
+test: root debian vet lint generated test-all test-lab e2e ## Run every check and test: vet, lint, unit, API server, network namespaces, end to end.
 
 .PHONY: lab
 lab: ## Build bin/lab, which runs a real Kubernetes without Docker (bin/lab --help).
@@ -40,17 +40,31 @@ build: ## Build the programs into bin/.
 .PHONY: vet
 vet: ## Run go vet.
 	@echo "go vet"
-	@go vet ./...
+	@go vet -tags e2e ./...
+	@cd lab && go vet ./...
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run golangci-lint.
 	@echo "golangci-lint"
 	@$(BIN)/golangci-lint run ./...
+	@cd lab && $(BIN)/golangci-lint run ./...
 
 .PHONY: test-all
 test-all: build assets $(BIN)/helm ## Run all Go tests, with the race detector.
 	@echo "go test -race ./..."
 	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go test -race -count=$(COUNT) -timeout 12m ./...
+
+.PHONY: test-lab
+test-lab: root debian lab ## Run the tests of the lab itself.
+	@echo "go test -race ./... (lab)"
+	@bin/lab build
+	@cd lab && go test -race -count=$(COUNT) -timeout 12m ./...
+
+.PHONY: e2e
+e2e: root debian lab $(BIN)/helm ## Run the end-to-end scenarios on a lab; logs and the simulator's journal are kept on failure.
+	@echo "go test -tags e2e ./test/lab"
+	@bin/lab build
+	@go test -tags e2e -count=$(COUNT) -timeout 25m ./test/lab
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither root nor an API server.

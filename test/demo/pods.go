@@ -89,7 +89,7 @@ func (d *demo) follow(ctx context.Context, pod string, line func(string)) error 
 	if err != nil {
 		return fmt.Errorf("reading the log of pod %s: %w", pod, err)
 	}
-	defer stream.Close() //nolint:errcheck // it was only read
+	defer stream.Close()
 	return lines(stream, line)
 }
 

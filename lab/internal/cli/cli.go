@@ -30,7 +30,7 @@ type Env struct {
 // Run runs the command line and returns the exit code.
 func Run(ctx context.Context, args []string, env Env) int {
 	a := &app{env: env, started: time.Now()}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // commands take theirs from ExecuteContext
 	root.SetArgs(args)
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
