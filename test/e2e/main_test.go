@@ -52,7 +52,23 @@ func run(m *testing.M) (code int) {
 		return 1
 	}
 	code = m.Run()
-	return max(code, check(shared.Close()))
+	return max(code, check(unexpected(ctx)), check(shared.Close()))
+}
+
+// unexpected reports every request that Azure does not offer: whatever the
+// answer was, a product that sends one is wrong.
+func unexpected(ctx context.Context) error {
+	entries, err := shared.Sim.Journal(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("reading the journal: %w", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		if entry.Unexpected {
+			errs = append(errs, fmt.Errorf("unexpected request: %s", entry))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func check(err error) int {
