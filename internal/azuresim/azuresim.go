@@ -1,11 +1,11 @@
-// Package azuresim is a simulated Azure that speaks the wire: ARM, IMDS, Entra
-// and Key Vault over one state, strict enough that a real Azure SDK client
-// cannot tell.
+// Package azuresim is a simulated Azure that speaks the wire: ARM, IMDS, Entra,
+// Key Vault and Storage over one state, strict enough that a real Azure SDK
+// client cannot tell.
 //
 //	listener   surface             package
-//	HTTPS   →  by host name     →  arm, entra, keyvault ┐
-//	IMDS    →  by source address → imds                 ├→ state (rules, clock)
-//	control →                      controlapi           ┘
+//	HTTPS   →  by host name     →  arm, entra, keyvault, blob ┐
+//	IMDS    →  by source address → imds                       ├→ state (rules, clock)
+//	control →                      controlapi                 ┘
 //
 // Every request to a surface passes wire, which plays the faults and writes the
 // journal. This package only wires them. It must not hold a rule of Azure's,
@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/arm"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/blob"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/controlapi"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/entra"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
@@ -63,7 +64,7 @@ type Simulator struct {
 	log       *slog.Logger
 	recorder  *wire.Recorder
 
-	arm, imds, entra, keyVault, unknownHost, control http.Handler
+	arm, imds, entra, keyVault, storage, unknownHost, control http.Handler
 }
 
 // New makes a simulator. It listens on nothing: mount the handlers, or call
@@ -120,6 +121,7 @@ func (s *Simulator) mount(c Config) {
 	s.imds = s.recorder.Handler((&imds.Server{State: s.State, Tokens: s.Tokens}).Surface())
 	s.entra = s.recorder.Handler((&entra.Server{State: s.State, Tokens: s.Tokens, Now: c.Clock}).Surface())
 	s.keyVault = s.recorder.Handler((&keyvault.Server{State: s.State, Tokens: s.Tokens}).Surface())
+	s.storage = s.recorder.Handler((&blob.Server{State: s.State, Tokens: s.Tokens, Now: c.Clock}).Surface())
 	s.unknownHost = s.recorder.Handler(unknownHost())
 	s.control = (&controlapi.Server{
 		State: s.State, Journal: s.Journal, Faults: s.Faults, CertPEM: c.Authority.CertPEM(), Log: c.Log,
@@ -143,6 +145,10 @@ func (s *Simulator) Entra() http.Handler { return s.entra }
 // KeyVault returns all vaults; the Host header says which.
 func (s *Simulator) KeyVault() http.Handler { return s.keyVault }
 
+// Storage returns the blob services of all storage accounts; the Host header says
+// which.
+func (s *Simulator) Storage() http.Handler { return s.storage }
+
 // Control returns the control API.
 func (s *Simulator) Control() http.Handler { return s.control }
 
@@ -154,8 +160,10 @@ func (s *Simulator) HTTPS() http.Handler {
 			s.arm.ServeHTTP(w, r)
 		case slices.Contains(entra.Hosts(), host):
 			s.entra.ServeHTTP(w, r)
-		case isVault(host):
+		case isOne(host, keyvault.HostSuffix):
 			s.keyVault.ServeHTTP(w, r)
+		case isOne(host, blob.HostSuffix):
+			s.storage.ServeHTTP(w, r)
 		default:
 			s.unknownHost.ServeHTTP(w, r)
 		}
@@ -182,9 +190,15 @@ func hostName(hostPort string) string {
 	return strings.ToLower(hostPort)
 }
 
-func isVault(host string) bool {
-	name, ok := strings.CutSuffix(host, keyvault.HostSuffix)
+// isOne reports whether host is one name before the suffix.
+func isOne(host, suffix string) bool {
+	name, ok := strings.CutSuffix(host, suffix)
 	return ok && name != "" && !strings.Contains(name, ".")
+}
+
+// isOurs reports whether a surface serves the host name.
+func isOurs(host string) bool {
+	return host == arm.Host || slices.Contains(entra.Hosts(), host) || isOne(host, keyvault.HostSuffix) || isOne(host, blob.HostSuffix)
 }
 
 // Pool returns the certificate pool with which a client trusts the HTTPS
@@ -200,7 +214,7 @@ func (s *Simulator) TLSConfig() *tls.Config {
 
 func (s *Simulator) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	host := strings.ToLower(hello.ServerName)
-	if host == arm.Host || slices.Contains(entra.Hosts(), host) || isVault(host) {
+	if isOurs(host) {
 		return s.authority.Certificate(host)
 	}
 	e := journal.Entry{

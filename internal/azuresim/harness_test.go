@@ -22,37 +22,49 @@ const (
 	userGroup    = "/subscriptions/" + subscription + "/resourceGroups/Apps"
 	scaleSetName = "aks-pool1-vmss"
 	scaleSetID   = nodeGroup + "/providers/Microsoft.Compute/virtualMachineScaleSets/" + scaleSetName
+	vmName       = "aks-pool2-0"
+	vmID         = nodeGroup + "/providers/Microsoft.Compute/virtualMachines/" + vmName
 	demoID       = userGroup + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/Demo"
 	otherID      = userGroup + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/other"
 	foreignID    = "/subscriptions/" + subscription + "/resourceGroups/foreign/providers/Microsoft.ManagedIdentity/userAssignedIdentities/foreign"
 	vaultID      = userGroup + "/providers/Microsoft.KeyVault/vaults/demo-vault"
+	accountID    = userGroup + "/providers/Microsoft.Storage/storageAccounts/DemoAccount"
 	micClientID  = "aaaaaaaa-0000-4000-8000-000000000001"
 	micObjectID  = "aaaaaaaa-0000-4000-8000-000000000002"
 	demoClientID = "bbbbbbbb-0000-4000-8000-000000000001"
 	demoObjectID = "bbbbbbbb-0000-4000-8000-000000000002"
+	vmAddr       = "127.0.9.1"
 	secret       = model.Secret("correct horse battery staple")
 )
 
 // document is a small Azure: an application that may write the scale set and
-// assign what is in Apps, two identities there, one that it may not assign, one
-// scale set with two nodes, a vault that Demo may read.
+// assign what is in Apps, two identities there, one that it may not assign, a
+// scale set with a node, a virtual machine of its own that is one, a vault and a
+// storage account that Demo may read.
 func document() model.Document {
 	return model.Document{
 		Tenant: tenant,
 		Identities: []model.Identity{
 			{ID: demoID, ClientID: demoClientID, PrincipalID: demoObjectID}, {ID: otherID}, {ID: foreignID},
 		},
-		Applications: []model.Application{{Name: "mic", ClientID: micClientID, PrincipalID: micObjectID, Secrets: []model.Secret{secret}}},
-		ScaleSets:    []model.ScaleSet{{ID: scaleSetID, Location: "westeurope"}},
+		Applications:    []model.Application{{Name: "mic", ClientID: micClientID, PrincipalID: micObjectID, Secrets: []model.Secret{secret}}},
+		ScaleSets:       []model.ScaleSet{{ID: scaleSetID, Location: "westeurope"}},
+		VirtualMachines: []model.VirtualMachine{{ID: vmID}},
 		Nodes: []model.Node{
 			{Name: "node-0", ScaleSet: scaleSetID, Instance: 0, Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}},
+			{Name: "node-vm", VM: vmID, Prefixes: []netip.Prefix{netip.MustParsePrefix(vmAddr + "/32")}},
 		},
 		RoleAssignments: []model.RoleAssignment{
 			{Principal: micObjectID, Role: "Virtual Machine Contributor", Scope: nodeGroup},
 			{Principal: micObjectID, Role: "Managed Identity Operator", Scope: userGroup},
 			{Principal: demoObjectID, Role: "Key Vault Secrets User", Scope: vaultID},
+			{Principal: demoObjectID, Role: "Storage Blob Data Reader", Scope: accountID},
 		},
 		Vaults: []model.Vault{{ID: vaultID, Secrets: []model.VaultSecret{{Name: "greeting", Value: "hello"}}}},
+		StorageAccounts: []model.StorageAccount{{ID: accountID, Containers: []model.Container{
+			{Name: "greetings", Blobs: []model.Blob{{Name: "fr/bonjour.txt", Content: "bonjour"}, {Name: "en/day.txt", Content: "good day"}, {Name: "en/hi.txt"}}},
+			{Name: "empty"},
+		}}},
 	}
 }
 

@@ -32,7 +32,7 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 	flags := pflag.NewFlagSet("azuresim", pflag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.SortFlags = false
-	flags.StringVar(&o.HTTPSAddress, "https-address", "127.0.0.1:8443", "serve ARM, Entra and Key Vault here, by host name")
+	flags.StringVar(&o.HTTPSAddress, "https-address", "127.0.0.1:8443", "serve ARM, Entra, Key Vault and Storage here, by host name")
 	flags.StringVar(&o.IMDSAddress, "imds-address", "127.0.0.1:8080", "serve the metadata service here, by source address")
 	flags.StringVar(&o.ControlAddress, "control-address", "127.0.0.1:8090", "serve the control API here; it has no authentication")
 	flags.StringVar(&o.StateFile, "state", "", "load this state document (YAML or JSON) at the start")

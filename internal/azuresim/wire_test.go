@@ -198,19 +198,22 @@ func TestARMRefusals(t *testing.T) {
 		"no token":            {"GET", scaleSetID + version, "", none, 401, `"code":"AuthenticationFailed"`, false},
 		"a token of nobody's": {"GET", scaleSetID + version, "", func(*testing.T, *azure) string { return "a.b.c" }, 401, `"code":"InvalidAuthenticationToken"`, false},
 		"a token for another": {"GET", scaleSetID + version, "", minted("https://vault.azure.net"), 401, `"code":"InvalidAuthenticationTokenAudience"`, false},
-		"an expired token":    {"GET", scaleSetID + version, "", expired, 401, `"code":"ExpiredAuthenticationToken"`, false},
-		"another tenant's":    {"GET", scaleSetID + version, "", foreign, 401, `"code":"InvalidAuthenticationToken"`, false},
-		"another's signature": {"GET", scaleSetID + version, "", forged, 401, `"code":"InvalidAuthenticationToken"`, false},
+		"an expired token":    {"GET", scaleSetID + version, "", expired("https://management.azure.com"), 401, `"code":"ExpiredAuthenticationToken"`, false},
+		"another tenant's":    {"GET", scaleSetID + version, "", foreignTo("https://management.azure.com"), 401, `"code":"InvalidAuthenticationToken"`, false},
+		"another's signature": {"GET", scaleSetID + version, "", forged("https://management.azure.com"), 401, `"code":"InvalidAuthenticationToken"`, false},
 		"no api-version":      {"GET", scaleSetID, "", good, 400, `"code":"MissingApiVersionParameter"`, true},
 		"unknown api-version": {"GET", scaleSetID + "?api-version=2019-12-01", "", good, 400, `The supported api-versions are '2025-04-01'`, true},
 		"unknown query":       {"GET", scaleSetID + version + "&$expand=userData", "", good, 400, `'$expand'`, true},
 		"api-version twice":   {"GET", scaleSetID + version + "&api-version=2025-04-01", "", good, 400, `more than once`, true},
-		"unknown type":        {"GET", strings.Replace(scaleSetID, "virtualMachineScaleSets", "virtualMachines", 1) + version, "", good, 404, `"code":"InvalidResourceType"`, true},
+		"unknown type":        {"GET", strings.Replace(scaleSetID, "virtualMachineScaleSets", "disks", 1) + version, "", good, 404, `"code":"InvalidResourceType"`, true},
 		"an instance":         {"GET", scaleSetID + "/virtualMachines/0" + version, "", good, 404, `"code":"InvalidResourceType"`, true},
 		"the list":            {"GET", nodeGroup + "/providers/Microsoft.Compute/virtualMachineScaleSets" + version, "", good, 404, `"code":"InvalidResourceType"`, true},
 		"unknown, no token":   {"GET", "/providers" + version, "", none, 401, `"code":"AuthenticationFailed"`, true},
 		"PUT":                 {"PUT", scaleSetID + version, "{}", good, 405, `HTTP method 'PUT'`, true},
 		"DELETE":              {"DELETE", scaleSetID + version, "", good, 405, `HTTP method 'DELETE'`, true},
+		"a VM's extension":    {"GET", vmID + "/extensions/x" + version, "", good, 404, `"code":"InvalidResourceType"`, true},
+		"PUT a VM":            {"PUT", vmID + version, "{}", good, 405, `HTTP method 'PUT'`, true},
+		"a VM's other field":  {"PATCH", vmID + version, `{"identity":{"type":"None"},"tags":{}}`, good, 400, `unknown field \"tags\"`, true},
 		"no such operation":   {"GET", "/subscriptions/" + subscription + "/providers/Microsoft.Compute/locations/westeurope/operations/x" + version, "", good, 404, `"code":"NotFound"`, false},
 		"DELETE an operation": {"DELETE", "/subscriptions/" + subscription + "/providers/Microsoft.Compute/locations/westeurope/operations/x" + version, "", good, 405, `UnsupportedHttpVerb`, true},
 		"no body":             {"PATCH", scaleSetID + version, "", good, 400, `"code":"InvalidRequestContent"`, true},
@@ -262,7 +265,7 @@ func TestKeyVaultRefusals(t *testing.T) {
 		"no token":            {"GET", vaultURL + current, none, 401, `AKV10000`, false},
 		"a broken token":      {"GET", vaultURL + current, func(*testing.T, *azure) string { return "abc" }, 401, `BearerReadAccessTokenFailed`, false},
 		"a token for ARM":     {"GET", vaultURL + current, good, 401, `Invalid audience. Expected https://vault.azure.net, found: https://management.azure.com`, false},
-		"another tenant's":    {"GET", vaultURL + current, foreignVault, 401, `Invalid issuer`, false},
+		"another tenant's":    {"GET", vaultURL + current, foreignTo("https://vault.azure.net"), 401, `Invalid issuer`, false},
 		"no api-version":      {"GET", vaultURL, good, 400, `api-version must be specified`, true},
 		"unknown api-version": {"GET", vaultURL + "?api-version=7.9", good, 400, `(7.9) is not recognized`, true},
 		"unknown query":       {"GET", vaultURL + current + "&maxresults=1", good, 400, `'maxresults'`, true},
@@ -425,28 +428,29 @@ func minted(audience string) func(*testing.T, *azure) string {
 	return func(t *testing.T, a *azure) string { return mint(t, a, tenant, audience) }
 }
 
-func expired(t *testing.T, a *azure) string {
-	t.Helper()
-	raw := good(t, a)
-	a.clock.Advance(time.Hour)
-	return raw
-}
-
-// foreign and foreignVault are good but for their issuer.
-func foreign(t *testing.T, a *azure) string {
-	return mint(t, a, subscription, "https://management.azure.com")
-}
-
-func foreignVault(t *testing.T, a *azure) string {
-	return mint(t, a, subscription, "https://vault.azure.net")
-}
-
-func forged(t *testing.T, _ *azure) string {
-	other, err := azuresim.New(azuresim.Config{State: document()})
-	if err != nil {
-		t.Fatal(err)
+// expired returns tokens whose time is over.
+func expired(audience string) func(*testing.T, *azure) string {
+	return func(t *testing.T, a *azure) string {
+		raw := minted(audience)(t, a)
+		a.clock.Advance(time.Hour)
+		return raw
 	}
-	return mint(t, &azure{Sim: &simtest.Sim{Simulator: other}}, tenant, "https://management.azure.com")
+}
+
+// foreignTo returns tokens that are good but for their issuer.
+func foreignTo(audience string) func(*testing.T, *azure) string {
+	return func(t *testing.T, a *azure) string { return mint(t, a, subscription, audience) }
+}
+
+// forged returns tokens that are good but for their signature.
+func forged(audience string) func(*testing.T, *azure) string {
+	return func(t *testing.T, _ *azure) string {
+		other, err := azuresim.New(azuresim.Config{State: document()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mint(t, &azure{Sim: &simtest.Sim{Simulator: other}}, tenant, audience)
+	}
 }
 
 func mint(t *testing.T, a *azure, tenant, audience string) string {
@@ -486,7 +490,12 @@ func newRequest(t *testing.T, method, url, body string) *http.Request {
 // imds asks node-0's IMDS for a token of a client ID, as curl would.
 func imds(t *testing.T, a *azure, clientID string) (int, string) {
 	t.Helper()
+	return imdsFrom(t, a, "127.0.0.1", clientID)
+}
+
+func imdsFrom(t *testing.T, a *azure, source, clientID string) (int, string) {
+	t.Helper()
 	req := newRequest(t, http.MethodGet, tokenURL+"&client_id="+clientID, "")
 	req.Header.Set("Metadata", "true")
-	return request(t, a.Client(), req)
+	return request(t, a.ClientFrom(t, netip.MustParseAddr(source)), req)
 }

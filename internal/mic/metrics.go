@@ -4,6 +4,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 )
 
 // metrics are the controller's own. The names without the prefix mic_ are those
@@ -55,10 +58,13 @@ func (m *metrics) write(operation string, took time.Duration, err error) {
 	m.writeCounts[operation].Inc()
 }
 
-func (m *metrics) arm(operation string, took time.Duration, err error) {
-	operation = "vmss_" + operation
-	m.armSeconds.WithLabelValues(operation).Observe(took.Seconds())
-	if err != nil {
+func (m *metrics) arm(r armclient.Ended) {
+	operation := "vmss_" + r.Operation
+	if r.Kind == compute.VirtualMachine {
+		operation = "vm_" + r.Operation
+	}
+	m.armSeconds.WithLabelValues(operation).Observe(r.Took.Seconds())
+	if r.Err != nil {
 		m.armErrors.WithLabelValues(operation).Inc()
 	}
 }

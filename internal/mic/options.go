@@ -81,7 +81,7 @@ func (o *Options) bind(flags *flag.FlagSet, hostname string) {
 	flags.StringVar(&o.ImmutableMSIs, "immutable-user-msis", "", "client IDs or ARM IDs of identities that are never removed from a node, in any case, separated by commas")
 	flags.StringVar(&o.CustomUserAgent, "custom-user-agent", "", "text appended to the User-Agent of requests to Azure")
 	flags.Float64Var(&o.ClientQPS, "clientQps", 0, "requests per second, and burst, to the API server; 0 leaves it to the API server's own fairness")
-	flags.DurationVar(&o.GatherWindow, "gather-window", 500*time.Millisecond, "how long the first change for a scale set waits for others to join its request: the pods of one rollout appear within this time, and it is little beside the 40 to 60 seconds that Azure takes")
+	flags.DurationVar(&o.GatherWindow, "gather-window", 500*time.Millisecond, "how long the first change for a virtual machine or scale set waits for others to join its request: the pods of one rollout appear within this time, and it is little beside the 10 to 60 seconds that Azure takes")
 	flags.DurationVar(&o.RetryMin, "retry-min", time.Second, "first wait after a request that Azure did not carry out; doubled each time")
 	flags.DurationVar(&o.RetryMax, "retry-max", 5*time.Minute, "longest wait after a request that Azure did not carry out")
 	flags.StringVar(&o.Log.Format, "log-format", "text", "text or json")

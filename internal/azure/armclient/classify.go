@@ -16,12 +16,6 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 )
 
-// The rights that the two requests need, as Azure's role definitions spell them.
-const (
-	actionRead  = "Microsoft.Compute/virtualMachineScaleSets/read"
-	actionWrite = "Microsoft.Compute/virtualMachineScaleSets/write"
-)
-
 // ARM's codes for a request that fails for one of its identities. Both also
 // come for other causes, so that the message must name one of the request's.
 func identityCodes() []string {

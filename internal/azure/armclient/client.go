@@ -14,9 +14,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
-	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 )
 
@@ -35,22 +33,35 @@ type Options struct {
 	// RetryDelay is before the SDK's first repetition of a read; zero is the
 	// SDK's own 0.8 s.
 	RetryDelay time.Duration
-	// Observe, if set, is told of every request's end: "get" or "update", how
-	// long it took and its typed error.
-	Observe func(operation string, took time.Duration, err error)
+	// Observe, if set, is told of every request's end.
+	Observe func(Ended)
 }
 
-// Client reads and changes the identities of scale sets. It is safe for
-// concurrent use. A subscription's client is made when it is first met: the
-// subscription is part of a [compute.Ref], never of the configuration.
+// Ended is a request that has ended, as [Options] Observe is told of it.
+type Ended struct {
+	Kind      compute.Kind // of the resource
+	Operation string       // "get" or "update"
+	Took      time.Duration
+	Err       error // typed; nil if it succeeded
+}
+
+// Client reads and changes the identities of virtual machines and scale sets. It
+// is safe for concurrent use. The SDK's clients are of one subscription, and made
+// when it is first met: the subscription is part of a [compute.Ref], never of the
+// configuration.
 type Client struct {
 	credential azcore.TokenCredential
 	options    arm.ClientOptions
 	poll       time.Duration
-	observe    func(string, time.Duration, error)
+	observe    func(Ended)
 
-	mu        sync.Mutex
-	scaleSets map[string]*armcompute.VirtualMachineScaleSetsClient // by subscription; protected by mu
+	mu  sync.Mutex
+	api map[apiKey]resources // protected by mu
+}
+
+type apiKey struct {
+	subscription string
+	kind         compute.Kind
 }
 
 // New returns a client; it sends nothing. The configuration's mistakes are its
@@ -67,16 +78,16 @@ func New(config Config, o Options) (*Client, error) {
 	c := &Client{
 		credential: credential,
 		// Registering resource providers would need rights that nobody gives.
-		options:   arm.ClientOptions{ClientOptions: base, DisableRPRegistration: true},
-		poll:      o.PollFrequency,
-		observe:   o.Observe,
-		scaleSets: map[string]*armcompute.VirtualMachineScaleSetsClient{},
+		options: arm.ClientOptions{ClientOptions: base, DisableRPRegistration: true},
+		poll:    o.PollFrequency,
+		observe: o.Observe,
+		api:     map[apiKey]resources{},
 	}
 	if c.poll == 0 {
 		c.poll = 5 * time.Second
 	}
 	if c.observe == nil {
-		c.observe = func(string, time.Duration, error) {}
+		c.observe = func(Ended) {}
 	}
 	return c, nil
 }
@@ -142,72 +153,73 @@ func newCredential(config Config, base policy.ClientOptions, custom bool) (azcor
 	})
 }
 
-// Get returns the identities that ARM shows on the scale set. Errors are those
-// of this package.
+// Get returns the identities that ARM shows on the resource. Errors are those of
+// this package.
 func (c *Client) Get(ctx context.Context, ref compute.Ref) (compute.Identities, error) {
 	start := time.Now()
-	r := request{id: ref.ID, action: actionRead}
+	r := request{id: ref.ID, action: ref.Kind.ARMType() + "/read"}
 	out, err := c.get(ctx, ref)
 	if err != nil {
 		err = r.fail(err)
 	}
-	c.observe("get", time.Since(start), err)
+	c.observe(Ended{Kind: ref.Kind, Operation: "get", Took: time.Since(start), Err: err})
 	return out, err
 }
 
 func (c *Client) get(ctx context.Context, ref compute.Ref) (compute.Identities, error) {
-	client, err := c.client(ref)
+	api, err := c.resources(ref)
 	if err != nil {
 		return compute.Identities{}, err
 	}
-	response, err := client.Get(ctx, ref.ID.ResourceGroup(), ref.ID.Name(), nil)
+	seen, err := api.get(ctx, ref.ID)
 	if err != nil {
 		return compute.Identities{}, err
 	}
-	return identitiesOf(ref.ID, response.VirtualMachineScaleSet)
+	return seen.identities(ref.ID)
 }
 
-// Update sends the patch for a scale set that still has the ETag, waits for the
+// Update sends the patch for a resource that still has the ETag, waits for the
 // operation's end and returns what ARM shows then. A failure that is sure to
 // have changed nothing is a [*NotStartedError]. When ctx ends first, ARM goes on
 // by itself.
 func (c *Client) Update(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (compute.Identities, error) {
 	start := time.Now()
-	r := request{id: ref.ID, action: actionWrite, add: patch.Add}
-	poller, err := c.begin(ctx, ref, etag, patch)
+	r := request{id: ref.ID, action: ref.Kind.ARMType() + "/write", add: patch.Add}
+	var out compute.Identities
+	wait, err := c.begin(ctx, ref, etag, patch)
 	if err != nil {
 		err = r.notStarted(err)
-		c.observe("update", time.Since(start), err)
-		return compute.Identities{}, err
-	}
-	// While ARM works, the SDK waits out a 429: there is nothing else to do for
-	// this scale set.
-	polling := policy.WithRetryOptions(ctx, policy.RetryOptions{})
-	var out compute.Identities
-	response, err := poller.PollUntilDone(polling, &runtime.PollUntilDoneOptions{Frequency: c.poll})
-	if err == nil {
-		out, err = identitiesOf(ref.ID, response.VirtualMachineScaleSet)
-	}
-	if err != nil {
+	} else if out, err = c.finish(ctx, ref, wait); err != nil {
 		err = r.fail(err)
 	}
-	c.observe("update", time.Since(start), err)
+	c.observe(Ended{Kind: ref.Kind, Operation: "update", Took: time.Since(start), Err: err})
 	return out, err
 }
 
-func (c *Client) begin(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (*runtime.Poller[armcompute.VirtualMachineScaleSetsClientUpdateResponse], error) {
-	client, err := c.client(ref)
+func (c *Client) begin(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (operation, error) {
+	api, err := c.resources(ref)
 	if err != nil {
 		return nil, err
 	}
-	var options armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions
+	var ifMatch *string
 	if etag != "" {
-		options.IfMatch = new(etag)
+		ifMatch = &etag
 	}
 	// Never repeated by the SDK: after a lost answer a second try would meet its
 	// own change as a 412, which would look as if nothing had been done.
 	once := policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1})
-	return client.BeginUpdate(once, ref.ID.ResourceGroup(), ref.ID.Name(), updateOf(patch), &options)
+	return api.begin(once, ref.ID, ifMatch, blockOf(patch))
+}
+
+func (c *Client) finish(ctx context.Context, ref compute.Ref, wait operation) (compute.Identities, error) {
+	// While ARM works, the SDK waits out a 429: there is nothing else to do for
+	// this resource.
+	polling := policy.WithRetryOptions(ctx, policy.RetryOptions{})
+	after, err := wait(polling, &runtime.PollUntilDoneOptions{Frequency: c.poll})
+	if err != nil {
+		return compute.Identities{}, err
+	}
+	return after.identities(ref.ID)
 }
 
 // fail gives an error its type, unless it has one.
@@ -232,74 +244,17 @@ func (r request) notStarted(err error) error {
 	return typed
 }
 
-func (c *Client) client(ref compute.Ref) (*armcompute.VirtualMachineScaleSetsClient, error) {
-	if ref.Kind != compute.ScaleSet {
-		return nil, fmt.Errorf("%s is not a scale set", ref)
-	}
-	subscription := ref.ID.Subscription()
+func (c *Client) resources(ref compute.Ref) (resources, error) {
+	key := apiKey{subscription: ref.ID.Subscription(), kind: ref.Kind}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if client, ok := c.scaleSets[subscription]; ok {
-		return client, nil
+	if api, ok := c.api[key]; ok {
+		return api, nil
 	}
-	client, err := armcompute.NewVirtualMachineScaleSetsClient(subscription, c.credential, &c.options)
+	api, err := newResources(key.kind, key.subscription, c.credential, &c.options)
 	if err != nil {
-		return nil, fmt.Errorf("preparing the client of subscription %s: %w", subscription, err)
+		return nil, fmt.Errorf("preparing the client of subscription %s: %w", key.subscription, err)
 	}
-	c.scaleSets[subscription] = client
-	return client, nil
-}
-
-func updateOf(patch *compute.Patch) armcompute.VirtualMachineScaleSetUpdate {
-	identity := &armcompute.VirtualMachineScaleSetIdentity{Type: new(armcompute.ResourceIdentityType(patch.Type))}
-	for id, add := range patch.Body() {
-		if identity.UserAssignedIdentities == nil {
-			identity.UserAssignedIdentities = map[string]*armcompute.UserAssignedIdentitiesValue{}
-		}
-		identity.UserAssignedIdentities[id.String()] = nil // null on the wire: removes
-		if add {
-			identity.UserAssignedIdentities[id.String()] = &armcompute.UserAssignedIdentitiesValue{}
-		}
-	}
-	return armcompute.VirtualMachineScaleSetUpdate{Identity: identity}
-}
-
-func identitiesOf(id armid.ID, set armcompute.VirtualMachineScaleSet) (compute.Identities, error) {
-	out := compute.Identities{Type: compute.TypeNone, Present: map[armid.ID]string{}, ETag: deref(set.Etag)}
-	if set.Properties != nil {
-		switch state := deref(set.Properties.ProvisioningState); {
-		case strings.EqualFold(state, "Deleting"):
-			return compute.Identities{}, &DeletingError{ID: id}
-		case strings.EqualFold(state, "Updating"), strings.EqualFold(state, "Creating"):
-			out.Updating = true
-		}
-	}
-	if set.Identity == nil {
-		return out, nil
-	}
-	kind, known := compute.ParseIdentityType(string(deref(set.Identity.Type)))
-	if !known {
-		return compute.Identities{}, fmt.Errorf("identity type %q of %s is unknown: nothing is changed there", kind, id)
-	}
-	out.Type = kind
-	for key, value := range set.Identity.UserAssignedIdentities {
-		user, err := armid.Parse(key)
-		if err != nil {
-			out.Unreadable = append(out.Unreadable, key)
-			continue
-		}
-		out.Present[user] = ""
-		if value != nil {
-			out.Present[user] = deref(value.ClientID)
-		}
-	}
-	return out, nil
-}
-
-func deref[T any](p *T) T {
-	var zero T
-	if p == nil {
-		return zero
-	}
-	return *p
+	c.api[key] = api
+	return api, nil
 }

@@ -3,6 +3,7 @@ package armclient_test
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +18,12 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 )
 
-func TestReadAndChange(t *testing.T) {
+func TestReadAndChange(t *testing.T) { eachKind(t, readAndChange) }
+
+func readAndChange(t *testing.T, id string) {
 	a := start(t, azuresim.Config{State: document(), ARMLatency: 100 * time.Millisecond})
 	client := a.arm(t)
-	target := ref(t, strings.ToUpper(setID))
+	target := ref(t, strings.ToUpper(id))
 	seen, err := client.Get(t.Context(), target)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +60,9 @@ func TestReadAndChange(t *testing.T) {
 	}
 }
 
-func TestNothingLeftIsTheTypeAlone(t *testing.T) {
+func TestNothingLeftIsTheTypeAlone(t *testing.T) { eachKind(t, nothingLeftIsTheTypeAlone) }
+
+func nothingLeftIsTheTypeAlone(t *testing.T, id string) {
 	for name, test := range map[string]struct {
 		kind compute.IdentityType
 		want string
@@ -68,15 +73,15 @@ func TestNothingLeftIsTheTypeAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			doc := document()
 			if test.kind == compute.TypeUserAssigned {
-				doc.ScaleSets[0].SystemAssigned = nil
+				doc.ScaleSets[0].SystemAssigned, doc.VirtualMachines[0].SystemAssigned = nil, nil
 			}
 			a := start(t, azuresim.Config{State: doc})
 			client := a.arm(t)
-			seen, err := client.Get(t.Context(), ref(t, setID))
+			seen, err := client.Get(t.Context(), ref(t, id))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := client.Update(t.Context(), ref(t, setID), seen.ETag, compute.IdentityPatch(seen, nil, []armid.ID{user(t, "mic")}, 0)); err != nil {
+			if _, err := client.Update(t.Context(), ref(t, id), seen.ETag, compute.IdentityPatch(seen, nil, []armid.ID{user(t, "mic")}, 0)); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff([]string{test.want}, a.bodies); diff != "" {
@@ -84,6 +89,47 @@ func TestNothingLeftIsTheTypeAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestKindsAreApart(t *testing.T) {
+	var ended []string
+	a := start(t, azuresim.Config{State: document()})
+	client := newClient(t, armclient.Config{Cloud: "azurepubliccloud", TenantID: tenant, ClientID: appClientID, ClientSecret: secret}, armclient.Options{
+		Transport: a, Observe: func(e armclient.Ended) { ended = append(ended, string(e.Kind)+" "+e.Operation+" "+kind(e.Err)) },
+	})
+	patch := &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth}
+	if _, err := client.Update(t.Context(), ref(t, vmID), `"1"`, patch); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]bool{setID: false, vmID: true} {
+		if seen, err := client.Get(t.Context(), ref(t, id)); err != nil || seen.Has(user(t, "demo")) != want {
+			t.Errorf("%s: got %+v, %v", id, seen, err)
+		}
+	}
+	if _, err := client.Update(t.Context(), ref(t, vmID), `"1"`, patch); kind(err) != "!precondition" {
+		t.Errorf("got %v", err)
+	}
+	slices.Sort(ended)
+	want := []string{"ScaleSet get none", "VirtualMachine get none", "VirtualMachine update !precondition", "VirtualMachine update none"}
+	if diff := cmp.Diff(want, ended); diff != "" {
+		t.Errorf("observed (-want +got):\n%s", diff)
+	}
+}
+
+func TestMissingRightIsNamedByKind(t *testing.T) {
+	eachKind(t, func(t *testing.T, id string) {
+		doc := document()
+		doc.RoleAssignments = nil
+		a := start(t, azuresim.Config{State: doc})
+		_, read := a.arm(t).Get(t.Context(), ref(t, id))
+		_, write := a.arm(t).Update(t.Context(), ref(t, id), `"1"`, &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth})
+		for verb, err := range map[string]error{"read": read, "write": write} {
+			var denied *armclient.DeniedError
+			if !errors.As(err, &denied) || !strings.Contains(denied.Message, "perform action '"+denied.Action+"'") || !strings.HasSuffix(denied.Action, "/"+verb) {
+				t.Errorf("%s: got %v, want the action that ARM names", verb, err)
+			}
+		}
+	})
 }
 
 // kind names an error's type, and with ! in front of it one of which it is sure
@@ -116,7 +162,9 @@ func kind(err error) string {
 	return "none"
 }
 
-func TestUpdateFails(t *testing.T) {
+func TestUpdateFails(t *testing.T) { eachKind(t, updateFails) }
+
+func updateFails(t *testing.T, id string) {
 	for name, test := range map[string]struct {
 		response fault.Response
 		want     string
@@ -143,19 +191,19 @@ func TestUpdateFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			patch := &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeBoth}
-			_, err := a.arm(t).Update(t.Context(), ref(t, setID), `"1"`, patch)
+			_, err := a.arm(t).Update(t.Context(), ref(t, id), `"1"`, patch)
 			if got := kind(err); got != test.want {
 				t.Errorf("got %s (%v), want %s", got, err, test.want)
 			}
 			if got := a.sent(http.MethodPatch); got != 1 {
 				t.Errorf("the patch was sent %d times", got)
 			}
-			checkDetails(t, err)
+			checkDetails(t, id, err)
 		})
 	}
 }
 
-func checkDetails(t *testing.T, err error) {
+func checkDetails(t *testing.T, id string, err error) {
 	t.Helper()
 	var throttled *armclient.ThrottledError
 	if errors.As(err, &throttled) && throttled.After != 7*time.Second {
@@ -166,7 +214,8 @@ func checkDetails(t *testing.T, err error) {
 		t.Errorf("asks to wait %s", unavailable.After)
 	}
 	var denied *armclient.DeniedError
-	if errors.As(err, &denied) && (denied.Action != "Microsoft.Compute/virtualMachineScaleSets/write" || denied.Scope != strings.ToLower(setID)) {
+	action := map[string]string{setID: "Microsoft.Compute/virtualMachineScaleSets/write", vmID: "Microsoft.Compute/virtualMachines/write"}[id]
+	if errors.As(err, &denied) && (denied.Action != action || denied.Scope != strings.ToLower(id)) {
 		t.Errorf("got %+v", denied)
 	}
 	var bad *armclient.BadIdentitiesError
@@ -175,12 +224,14 @@ func checkDetails(t *testing.T, err error) {
 	}
 }
 
-func TestReadsAreRepeatedAndPatchesAreNot(t *testing.T) {
+func TestReadsAreRepeatedAndPatchesAreNot(t *testing.T) { eachKind(t, readsAreRepeated) }
+
+func readsAreRepeated(t *testing.T, id string) {
 	a := start(t, azuresim.Config{State: document()})
 	if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodGet}, Times: 2, Response: fault.Response{Status: 503, Code: "x", Message: "y"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.arm(t).Get(t.Context(), ref(t, setID)); err != nil {
+	if _, err := a.arm(t).Get(t.Context(), ref(t, id)); err != nil {
 		t.Fatal(err)
 	}
 	if got := a.sent(http.MethodGet); got != 3 {
@@ -189,20 +240,22 @@ func TestReadsAreRepeatedAndPatchesAreNot(t *testing.T) {
 	if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodGet}, Times: 1, Response: fault.Response{Status: 429, Code: "x", Message: "y", Headers: map[string]string{"Retry-After": "30"}}}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := a.arm(t).Get(t.Context(), ref(t, setID))
+	_, err := a.arm(t).Get(t.Context(), ref(t, id))
 	var throttled *armclient.ThrottledError
 	if !errors.As(err, &throttled) || throttled.After != 30*time.Second || a.sent(http.MethodGet) != 4 {
 		t.Errorf("got %v after %d reads, want a throttled one after 4", err, a.sent(http.MethodGet))
 	}
 }
 
-func TestPollingWaitsOutThrottling(t *testing.T) {
+func TestPollingWaitsOutThrottling(t *testing.T) { eachKind(t, pollingWaitsOutThrottling) }
+
+func pollingWaitsOutThrottling(t *testing.T, id string) {
 	a := start(t, azuresim.Config{State: document(), ARMLatency: 100 * time.Millisecond})
 	if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodGet, Path: "*/operations/*"}, Times: 1, Response: fault.Response{Status: 429, Code: "x", Message: "y", Headers: map[string]string{"Retry-After": "1"}}}); err != nil {
 		t.Fatal(err)
 	}
 	patch := &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth}
-	after, err := a.arm(t).Update(t.Context(), ref(t, setID), `"1"`, patch)
+	after, err := a.arm(t).Update(t.Context(), ref(t, id), `"1"`, patch)
 	if err != nil || !after.Has(user(t, "demo")) {
 		t.Errorf("got %+v, %v", after, err)
 	}
@@ -212,6 +265,10 @@ func TestPollingWaitsOutThrottling(t *testing.T) {
 }
 
 func TestAnswersThatTheSimulatorDoesNotGive(t *testing.T) {
+	eachKind(t, answersThatTheSimulatorDoesNotGive)
+}
+
+func answersThatTheSimulatorDoesNotGive(t *testing.T, id string) {
 	demo := user(t, "demo").String()
 	for name, test := range map[string]struct {
 		wire wire
@@ -224,24 +281,21 @@ func TestAnswersThatTheSimulatorDoesNotGive(t *testing.T) {
 		"nothing at all":       {wire{status: 200, body: `{}`}, "none"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := test.wire.arm(t).Get(t.Context(), ref(t, setID)); kind(err) != test.want {
+			if _, err := test.wire.arm(t).Get(t.Context(), ref(t, id)); kind(err) != test.want {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
 		})
 	}
 	odd := &wire{status: 200, body: `{"etag":"e","properties":{"provisioningState":"updating"},"identity":{"type":"userassigned","userAssignedIdentities":{"` + strings.ToUpper(demo) + `":null,"/odd":{}}}}`}
-	seen, err := odd.arm(t).Get(t.Context(), ref(t, setID))
+	seen, err := odd.arm(t).Get(t.Context(), ref(t, id))
 	if err != nil || !seen.Updating || !seen.Has(user(t, "demo")) || len(seen.Unreadable) != 1 || seen.Type != compute.TypeUserAssigned {
 		t.Errorf("got %+v, %v", seen, err)
 	}
 	// A name that goes on is another identity's.
 	longer := &wire{status: 400, body: `{"error":{"code":"FailedIdentityOperation","message":"'` + demo + `-2' and ` + demo + `_3: gone"}}`}
-	_, err = longer.arm(t).Update(t.Context(), ref(t, setID), "e", &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeUserAssigned})
+	_, err = longer.arm(t).Update(t.Context(), ref(t, id), "e", &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeUserAssigned})
 	var bad *armclient.BadIdentitiesError
 	if !errors.As(err, &bad) || len(bad.IDs) != 1 || bad.IDs[0] != user(t, "demo-2") {
 		t.Errorf("got %v", err)
-	}
-	if _, err := odd.arm(t).Get(t.Context(), ref(t, group+"/providers/Microsoft.Compute/virtualMachines/vm")); kind(err) != "unavailable" {
-		t.Errorf("a virtual machine was read: %v", err)
 	}
 }

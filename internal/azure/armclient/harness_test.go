@@ -27,6 +27,7 @@ const (
 	tenant      = "0a0a0a0a-0000-4000-8000-00000000000a"
 	group       = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/MC_nodes"
 	setID       = group + "/providers/Microsoft.Compute/virtualMachineScaleSets/pool"
+	vmID        = group + "/providers/Microsoft.Compute/virtualMachines/pool"
 	identities  = group + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 	appClientID = "aaaaaaaa-0000-4000-8000-000000000001"
 	appObjectID = "aaaaaaaa-0000-4000-8000-000000000002"
@@ -35,8 +36,16 @@ const (
 	secret      = "correct horse battery staple"
 )
 
-// document is a scale set that carries MIC's own identity and a system-assigned
-// one, and two identities that it does not carry.
+// eachKind runs a test for a scale set and for a virtual machine of the same name.
+func eachKind(t *testing.T, test func(*testing.T, string)) {
+	t.Helper()
+	for name, id := range map[string]string{"scale set": setID, "virtual machine": vmID} {
+		t.Run(name, func(t *testing.T) { test(t, id) })
+	}
+}
+
+// document is a scale set and a virtual machine that each carry MIC's own
+// identity and a system-assigned one, and two identities that they do not carry.
 func document() model.Document {
 	roles := []model.RoleAssignment{}
 	for _, principal := range []string{appObjectID, micObjectID} {
@@ -49,6 +58,7 @@ func document() model.Document {
 		Identities:      []model.Identity{{ID: identities + "mic", ClientID: micClientID, PrincipalID: micObjectID}, {ID: identities + "demo"}, {ID: identities + "demo-2"}},
 		Applications:    []model.Application{{Name: "app", ClientID: appClientID, PrincipalID: appObjectID, Secrets: []model.Secret{secret}}},
 		ScaleSets:       []model.ScaleSet{{ID: setID, SystemAssigned: &model.SystemAssigned{}, UserAssigned: []string{identities + "mic"}}},
+		VirtualMachines: []model.VirtualMachine{{ID: vmID, SystemAssigned: &model.SystemAssigned{}, UserAssigned: []string{identities + "mic"}}},
 		Nodes:           []model.Node{{Name: "node", ScaleSet: setID, Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}},
 		RoleAssignments: roles,
 	}
@@ -144,7 +154,7 @@ func (a *azure) sent(method string) int {
 	defer a.mu.Unlock()
 	n := 0
 	for _, request := range a.requests {
-		if strings.HasPrefix(request, method+" ") && strings.Contains(strings.ToLower(request), "/virtualmachinescalesets/") {
+		if strings.HasPrefix(request, method+" ") && strings.Contains(strings.ToLower(request), "/providers/microsoft.compute/virtualmachine") {
 			n++
 		}
 	}

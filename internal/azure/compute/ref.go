@@ -30,6 +30,18 @@ const (
 	ScaleSet       Kind = "ScaleSet"
 )
 
+// ARMType is the kind's resource type as ARM spells it in the names of actions,
+// such as Microsoft.Compute/virtualMachines/write; empty for an unknown kind.
+func (k Kind) ARMType() string {
+	switch k {
+	case VirtualMachine:
+		return "Microsoft.Compute/virtualMachines"
+	case ScaleSet:
+		return "Microsoft.Compute/virtualMachineScaleSets"
+	}
+	return ""
+}
+
 // Ref is the compute resource whose identities a node's pods share: the scale
 // set that the node is an instance of, or the node's own virtual machine. It is
 // comparable; equal Refs are one ARM resource.

@@ -38,6 +38,9 @@ func TestParseProviderID(t *testing.T) {
 			if got != want {
 				t.Errorf("got %v, want %v", got, want)
 			}
+			if !strings.EqualFold(got.Kind.ARMType(), got.ID.Type()) {
+				t.Errorf("its kind's type is %s, and its own %s", got.Kind.ARMType(), got.ID.Type())
+			}
 			if got.String() != strings.ToLower(test.want) {
 				t.Errorf("prints as %s", got)
 			}

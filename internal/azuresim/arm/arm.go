@@ -1,9 +1,10 @@
-// Package arm answers as Azure Resource Manager does for virtual machine scale
-// sets: GET, PATCH of the identity block, and the operations that PATCH starts.
+// Package arm answers as Azure Resource Manager does for virtual machines and
+// their scale sets: GET, PATCH of the identity block, and the operations that
+// PATCH starts.
 //
 // A request becomes one call of the state; its typed errors become ARM's codes
-// and messages here; it must not decide anything itself. Virtual machines, other verbs and other fields are refused
-// as unexpected until something needs them.
+// and messages here; it must not decide anything itself. Other verbs and other
+// fields are refused as unexpected until something needs them.
 package arm
 
 import (
@@ -99,7 +100,7 @@ func (s *Server) route(call *wire.Call) (handler, *wire.Error) {
 		return func(*wire.Call, token.Claims) (wire.Reply, error) { return s.operation(ref) }, nil
 	}
 	id, err := armid.Parse(call.URL.Path)
-	if err != nil || id.Type() != scaleSetType {
+	if err != nil || state.ResourceType(id) == "" {
 		return nil, wire.Unexpected(http.StatusNotFound, "InvalidResourceType",
 			"The resource type could not be found for the path '%s' and api version '%s'.", call.URL.Path, call.URL.Query().Get("api-version"))
 	}
@@ -115,9 +116,6 @@ func (s *Server) route(call *wire.Call) (handler, *wire.Error) {
 func wrongMethod(call *wire.Call) *wire.Error {
 	return wire.Unexpected(http.StatusMethodNotAllowed, "UnsupportedHttpVerb", "The resource does not support the HTTP method '%s'.", call.Method)
 }
-
-// scaleSetType is the resource type, folded as [armid.ID.Type] returns it.
-const scaleSetType = "microsoft.compute/virtualmachinescalesets"
 
 // operationRef names an operation; all parts are in lower case.
 type operationRef struct {
@@ -158,11 +156,11 @@ func checkVersion(call *wire.Call) error {
 }
 
 func (s *Server) get(call *wire.Call, claims token.Claims, id armid.ID) (wire.Reply, error) {
-	v, err := s.State.ScaleSet(claims.ObjectID, id)
+	v, err := s.State.Resource(claims.ObjectID, id)
 	if err != nil {
-		return wire.Reply{}, refusal(err, claims, scaleSetPath(call.URL.Path))
+		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims)
 	}
-	return wire.Reply{Header: http.Header{"Etag": {v.ETag}}, Body: encodeScaleSet(v)}, nil
+	return wire.Reply{Header: http.Header{"Etag": {v.ETag}}, Body: encodeResource(v)}, nil
 }
 
 func (s *Server) patch(call *wire.Call, claims token.Claims, id armid.ID) (wire.Reply, error) {
@@ -176,14 +174,14 @@ func (s *Server) patch(call *wire.Call, claims token.Claims, id armid.ID) (wire.
 	}
 	v, op, err := s.State.PatchIdentity(p)
 	if err != nil {
-		return wire.Reply{}, refusal(err, claims, scaleSetPath(call.URL.Path))
+		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims)
 	}
 	return wire.Reply{
 		Header: http.Header{
 			"Etag": {v.ETag}, "Retry-After": {s.retryAfter()},
 			"Azure-Asyncoperation": {operationURL(op, call.URL.Query().Get("api-version"))},
 		},
-		Body: encodeScaleSet(v),
+		Body: encodeResource(v),
 	}, nil
 }
 

@@ -31,7 +31,7 @@ type identityValue struct {
 
 // decodePatch reads a PATCH. It notes what was asked in the journal's entry.
 func decodePatch(call *wire.Call, id armid.ID) (state.IdentityPatch, error) {
-	p := state.IdentityPatch{ScaleSet: id, IfMatch: call.Header.Get("If-Match"), Add: map[armid.ID]string{}, Remove: map[armid.ID]string{}}
+	p := state.IdentityPatch{Resource: id, IfMatch: call.Header.Get("If-Match"), Add: map[armid.ID]string{}, Remove: map[armid.ID]string{}}
 	call.Entry.IfMatch = p.IfMatch
 	if call.Header.Get("If-None-Match") != "" {
 		return p, wire.Unexpected(http.StatusBadRequest, "InvalidHeader", "If-None-Match is not simulated for PATCH.")
@@ -94,20 +94,22 @@ func parseType(s string) (string, error) {
 	return "", wire.Unexpected(http.StatusBadRequest, "InvalidParameter", "The value '%s' of ResourceIdentity Type is invalid.", s)
 }
 
-type scaleSetBody struct {
+type resourceBody struct {
 	Name       string             `json:"name"`
 	ID         string             `json:"id"`
 	Type       string             `json:"type"`
 	Location   string             `json:"location"`
 	ETag       string             `json:"etag"`
 	Identity   *identityBody      `json:"identity,omitempty"`
-	Properties scaleSetProperties `json:"properties"`
+	Properties resourceProperties `json:"properties"`
 }
 
-type scaleSetProperties struct {
-	OrchestrationMode string `json:"orchestrationMode"`
+// resourceProperties are a documented subset of each kind's.
+type resourceProperties struct {
 	ProvisioningState string `json:"provisioningState"`
-	UniqueID          string `json:"uniqueId"`
+	OrchestrationMode string `json:"orchestrationMode,omitempty"` // of a scale set
+	UniqueID          string `json:"uniqueId,omitempty"`          // of a scale set
+	VMID              string `json:"vmId,omitempty"`              // of a virtual machine
 }
 
 type identityBody struct {
@@ -117,12 +119,17 @@ type identityBody struct {
 	UserAssignedIdentities map[string]identityValue `json:"userAssignedIdentities,omitempty"`
 }
 
-// encodeScaleSet writes a scale set; like ARM it leaves the identity block out
-// when there is none.
-func encodeScaleSet(v state.ScaleSet) scaleSetBody {
-	body := scaleSetBody{
-		Name: v.Name, ID: v.ID, Type: "Microsoft.Compute/virtualMachineScaleSets", Location: v.Location, ETag: v.ETag,
-		Properties: scaleSetProperties{OrchestrationMode: "Uniform", ProvisioningState: v.ProvisioningState, UniqueID: v.UniqueID},
+// encodeResource writes a scale set or a virtual machine; like ARM it leaves the
+// identity block out when there is none.
+func encodeResource(v state.Resource) resourceBody {
+	body := resourceBody{
+		Name: v.Name, ID: v.ID, Type: v.Kind, Location: v.Location, ETag: v.ETag,
+		Properties: resourceProperties{ProvisioningState: v.ProvisioningState},
+	}
+	if v.Kind == state.TypeScaleSet {
+		body.Properties.OrchestrationMode, body.Properties.UniqueID = "Uniform", v.UniqueID
+	} else {
+		body.Properties.VMID = v.UniqueID
 	}
 	if v.Type == state.TypeNone {
 		return body

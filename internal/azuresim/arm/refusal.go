@@ -13,40 +13,42 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
 )
 
-// scaleSetPath is the path of a request, which ARM repeats in its messages as it
-// came.
-type scaleSetPath string
+// target is the resource that a request is about: its path, which ARM repeats in
+// its messages as it came, and its type as ARM spells it.
+type target struct {
+	path, kind string
+}
 
-func (p scaleSetPath) group() string { return p.segment(4) }
-func (p scaleSetPath) name() string  { return p.segment(8) }
+func (t target) group() string { return t.segment(4) }
+func (t target) name() string  { return t.segment(8) }
 
-func (p scaleSetPath) segment(i int) string { return strings.Split(string(p), "/")[i] }
+func (t target) segment(i int) string { return strings.Split(t.path, "/")[i] }
 
 // refusal puts a typed error of the state into ARM's code and words. Clients
 // read the IDs out of some of these messages, so their shape is a contract.
-func refusal(err error, claims token.Claims, path scaleSetPath) error {
+func (t target) refusal(err error, claims token.Claims) error {
 	if denied, ok := errors.AsType[*state.AuthorizationError](err); ok {
 		return wire.Refuse(http.StatusForbidden, "AuthorizationFailed",
 			"The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
-			claims.AppID, claims.ObjectID, denied.Action, path)
+			claims.AppID, claims.ObjectID, denied.Action, t.path)
 	}
 	if denied, ok := errors.AsType[*state.LinkedAuthorizationError](err); ok {
 		return wire.Refuse(http.StatusForbidden, "LinkedAuthorizationFailed",
-			"The client '%s' with object id '%s' has permission to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' on scope '%s'; however, it does not have permission to perform action(s) 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked scope(s) '%s' (respectively) or the linked scope(s) are invalid.",
-			claims.AppID, claims.ObjectID, path, strings.Join(denied.IDs, ","))
+			"The client '%s' with object id '%s' has permission to perform action '%s/write' on scope '%s'; however, it does not have permission to perform action(s) 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked scope(s) '%s' (respectively) or the linked scope(s) are invalid.",
+			claims.AppID, claims.ObjectID, t.kind, t.path, strings.Join(denied.IDs, ","))
 	}
 	if missing, ok := errors.AsType[*state.MissingIdentityError](err); ok {
 		return wire.Refuse(http.StatusBadRequest, "FailedIdentityOperation",
 			"Identity operation for resource '%s' failed with error 'Failed to perform resource identity operation. Status: 'BadRequest'. Response: '{\"error\":{\"code\":\"BadRequest\",\"message\":\"Resource '%s' was not found.\"}}'.'.",
-			path, strings.Join(missing.IDs, ","))
+			t.path, strings.Join(missing.IDs, ","))
 	}
-	return refusalOfWrite(err, path)
+	return t.refusalOfWrite(err)
 }
 
-func refusalOfWrite(err error, path scaleSetPath) error {
+func (t target) refusalOfWrite(err error) error {
 	if stale, ok := errors.AsType[*state.PreconditionError](err); ok {
 		return wire.Refuse(http.StatusPreconditionFailed, "PreconditionFailed",
-			"The etag '%s' in the If-Match header does not match the etag '%s' of the resource '%s'.", stale.Given, stale.Present, path.name())
+			"The etag '%s' in the If-Match header does not match the etag '%s' of the resource '%s'.", stale.Given, stale.Present, t.name())
 	}
 	if block, ok := errors.AsType[*state.IdentityBlockError](err); ok {
 		return wire.Refuse(http.StatusBadRequest, "InvalidParameter", "%s", block.Message)
@@ -54,7 +56,7 @@ func refusalOfWrite(err error, path scaleSetPath) error {
 	switch {
 	case errors.Is(err, state.ErrNotFound):
 		return wire.Refuse(http.StatusNotFound, "ResourceNotFound",
-			"The Resource 'Microsoft.Compute/virtualMachineScaleSets/%s' under resource group '%s' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix", path.name(), path.group())
+			"The Resource '%s/%s' under resource group '%s' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix", t.kind, t.name(), t.group())
 	case errors.Is(err, state.ErrBusy):
 		return wire.Refuse(http.StatusConflict, "OperationNotAllowed",
 			"The request failed due to conflict with a concurrent request. To resolve it, please refer to https://aka.ms/activitylog to get more details on the conflicting requests.")

@@ -89,7 +89,12 @@ func (c *Client) AddScaleSet(ctx context.Context, v model.ScaleSet) (model.Scale
 	return addOne(ctx, c, "/scaleSets", v)
 }
 
-// AddNode makes an instance of a scale set.
+// AddVirtualMachine makes a virtual machine with identities of its own.
+func (c *Client) AddVirtualMachine(ctx context.Context, v model.VirtualMachine) (model.VirtualMachine, error) {
+	return addOne(ctx, c, "/virtualMachines", v)
+}
+
+// AddNode makes an instance of a scale set, or makes a virtual machine a node.
 func (c *Client) AddNode(ctx context.Context, n model.Node) (model.Node, error) {
 	return addOne(ctx, c, "/nodes", n)
 }
@@ -104,6 +109,11 @@ func (c *Client) AddVault(ctx context.Context, v model.Vault) (model.Vault, erro
 	return addOne(ctx, c, "/vaults", v)
 }
 
+// AddStorageAccount makes a storage account with its containers and blobs.
+func (c *Client) AddStorageAccount(ctx context.Context, a model.StorageAccount) (model.StorageAccount, error) {
+	return addOne(ctx, c, "/storageAccounts", a)
+}
+
 // PutSecret writes a new version of a secret.
 func (c *Client) PutSecret(ctx context.Context, vault string, s model.VaultSecret) (model.VaultSecret, error) {
 	return addOne(ctx, c, "/vaults/"+url.PathEscape(vault)+"/secrets", s)
@@ -112,6 +122,11 @@ func (c *Client) PutSecret(ctx context.Context, vault string, s model.VaultSecre
 // Attach puts an identity on a scale set at once, as an operator would.
 func (c *Client) Attach(ctx context.Context, scaleSet, identity string) error {
 	return c.do(ctx, http.MethodPost, "/attachments", model.Attachment{ScaleSet: scaleSet, Identity: identity}, nil)
+}
+
+// AttachToVM puts an identity on a virtual machine at once, as an operator would.
+func (c *Client) AttachToVM(ctx context.Context, vm, identity string) error {
+	return c.do(ctx, http.MethodPost, "/attachments", model.Attachment{VM: vm, Identity: identity}, nil)
 }
 
 // AddFault plays f from now on and returns it with its ID.

@@ -73,14 +73,21 @@ func (s *Server) instance(call *wire.Call, node state.NodeInfo, computeOnly bool
 	return wire.Reply{Body: instanceBody{Compute: compute}}, nil
 }
 
+// describe tells a scale set's instance from a virtual machine of its own, which
+// names no scale set.
 func describe(node state.NodeInfo) (computeBody, error) {
-	id, err := armid.Parse(node.ScaleSet)
+	id, err := armid.Parse(node.Resource)
 	if err != nil {
 		return computeBody{}, fmt.Errorf("describing node %s: %w", node.Name, err)
 	}
-	return computeBody{
+	body := computeBody{
 		AzEnvironment: "AzurePublicCloud", Location: node.Location, OSType: "Linux", Provider: "Microsoft.Compute",
-		Name: fmt.Sprintf("%s_%d", id.Name(), node.Instance), ResourceGroupName: id.ResourceGroup(), SubscriptionID: id.Subscription(),
-		ResourceID: fmt.Sprintf("%s/virtualMachines/%d", node.ScaleSet, node.Instance), VMID: node.VMID, VMScaleSetName: id.Name(),
-	}, nil
+		ResourceGroupName: id.ResourceGroup(), SubscriptionID: id.Subscription(), VMID: node.VMID,
+		Name: id.Name(), ResourceID: node.Resource,
+	}
+	if node.Kind == state.TypeScaleSet {
+		body.Name, body.VMScaleSetName = fmt.Sprintf("%s_%d", id.Name(), node.Instance), id.Name()
+		body.ResourceID = fmt.Sprintf("%s/virtualMachines/%d", node.Resource, node.Instance)
+	}
+	return body, nil
 }

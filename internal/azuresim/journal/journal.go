@@ -22,6 +22,7 @@ const (
 	IMDS     = "imds"
 	Entra    = "entra"
 	KeyVault = "keyvault"
+	Storage  = "storage"
 	HTTPS    = "https" // a host name that no surface serves
 	TLS      = "tls"   // a handshake for a name that is not Azure's
 )
@@ -48,7 +49,7 @@ type Entry struct {
 	Unexpected bool   `json:"unexpected,omitempty"`
 	Detail     string `json:"detail,omitempty"`
 
-	// Principal is the object ID that asked (ARM, Key Vault) or was given a
+	// Principal is the object ID that asked (ARM, Key Vault, Storage) or was given a
 	// token (IMDS, Entra); Resource what the token was for.
 	Principal string `json:"principal,omitempty"`
 	Resource  string `json:"resource,omitempty"`

@@ -25,9 +25,11 @@ type Document struct {
 	Identities      []Identity       `json:"identities,omitempty"`
 	Applications    []Application    `json:"applications,omitempty"`
 	ScaleSets       []ScaleSet       `json:"scaleSets,omitempty"`
+	VirtualMachines []VirtualMachine `json:"virtualMachines,omitempty"`
 	Nodes           []Node           `json:"nodes,omitempty"`
 	RoleAssignments []RoleAssignment `json:"roleAssignments,omitempty"`
 	Vaults          []Vault          `json:"vaults,omitempty"`
+	StorageAccounts []StorageAccount `json:"storageAccounts,omitempty"`
 }
 
 // Identity is a user-assigned managed identity.
@@ -45,11 +47,11 @@ type Application struct {
 	Secrets     []Secret `json:"secrets,omitempty"`     // empty entries when read
 }
 
-// ScaleSet is a virtual machine scale set.
-type ScaleSet struct {
+// Resource is a compute resource that carries managed identities.
+type Resource struct {
 	ID       string `json:"id"`
 	Location string `json:"location,omitempty"` // empty: westeurope
-	// SystemAssigned is the scale set's own identity, or nil.
+	// SystemAssigned is the resource's own identity, or nil.
 	SystemAssigned *SystemAssigned `json:"systemAssigned,omitempty"`
 	// UserAssigned holds the ARM IDs of the attached identities.
 	UserAssigned []string `json:"userAssigned,omitempty"`
@@ -59,17 +61,28 @@ type ScaleSet struct {
 	ProvisioningState string `json:"provisioningState,omitempty"`
 }
 
+// The kinds of resources differ by their ID alone.
+type (
+	// ScaleSet is a virtual machine scale set in Uniform mode.
+	ScaleSet = Resource
+	// VirtualMachine is a virtual machine with identities of its own. A Flexible
+	// scale set's are such.
+	VirtualMachine = Resource
+)
+
 // SystemAssigned is the managed identity of one resource.
 type SystemAssigned struct {
 	ClientID    string `json:"clientID,omitempty"`    // empty: a new one
 	PrincipalID string `json:"principalID,omitempty"` // empty: a new one
 }
 
-// Node is an instance of a scale set.
+// Node is an instance of a scale set or a virtual machine of its own: exactly
+// one of ScaleSet and VM is set.
 type Node struct {
 	Name     string `json:"name"`
-	ScaleSet string `json:"scaleSet"`
-	Instance int    `json:"instance"` // the instance number in the scale set
+	ScaleSet string `json:"scaleSet,omitempty"` // ARM ID
+	Instance int    `json:"instance"`           // the instance number in the scale set; 0 with VM
+	VM       string `json:"vm,omitempty"`       // ARM ID
 	// Prefixes are the addresses from which this node's IMDS is asked: the
 	// node's own and its pods'. Real IMDS answers whatever comes from the VM.
 	Prefixes []netip.Prefix `json:"prefixes"`
@@ -97,10 +110,30 @@ type VaultSecret struct {
 	Version     string `json:"version,omitempty"` // set by the simulator
 }
 
-// Attachment asks for an identity on a scale set, as if an operator had attached
-// it and Azure had finished.
+// StorageAccount is a storage account with role-based access. Its host name is
+// NAME.blob.core.windows.net where NAME is the last segment of its ID.
+type StorageAccount struct {
+	ID         string      `json:"id"`
+	Containers []Container `json:"containers,omitempty"`
+}
+
+// Container is a container of blobs.
+type Container struct {
+	Name  string `json:"name"`
+	Blobs []Blob `json:"blobs,omitempty"`
+}
+
+// Blob is a block blob.
+type Blob struct {
+	Name    string `json:"name"`
+	Content string `json:"content,omitempty"`
+}
+
+// Attachment asks for an identity on a resource, as if an operator had attached
+// it and Azure had finished. Exactly one of ScaleSet and VM is set.
 type Attachment struct {
-	ScaleSet string `json:"scaleSet"`
+	ScaleSet string `json:"scaleSet,omitempty"` // ARM ID
+	VM       string `json:"vm,omitempty"`       // ARM ID
 	Identity string `json:"identity"`
 }
 

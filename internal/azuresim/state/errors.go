@@ -13,7 +13,7 @@ var ErrNotFound = errors.New("not found")
 // ErrInvalid is wrapped by errors about a document or call that cannot be right.
 var ErrInvalid = errors.New("invalid")
 
-// ErrBusy is wrapped by errors about a scale set with an operation running.
+// ErrBusy is wrapped by errors about a resource with an operation running.
 var ErrBusy = errors.New("another operation is in progress")
 
 func invalid(format string, args ...any) error {
@@ -29,7 +29,7 @@ func (e *AuthorizationError) Error() string {
 	return fmt.Sprintf("%s may not %s at %s", e.Principal, e.Action, e.Scope)
 }
 
-// LinkedAuthorizationError says that a principal may write a scale set, but may
+// LinkedAuthorizationError says that a principal may write a resource, but may
 // not assign the identities whose IDs are named.
 type LinkedAuthorizationError struct {
 	Principal string

@@ -10,14 +10,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 )
 
 // vaultType is the resource type of a key vault, folded.
 const vaultType = "microsoft.keyvault/vaults"
 
-// defaultLocation is where a scale set stands that names no location.
+// defaultLocation is where a resource stands that names no location.
 const defaultLocation = "westeurope"
 
 // add puts everything of doc in, in the order in which one part names another.
@@ -32,10 +31,12 @@ func (t *tables) add(doc model.Document, now time.Time) error {
 	return firstError(
 		each("identity", doc.Identities, t.addIdentity),
 		each("application", doc.Applications, t.addApplication),
-		each("scale set", doc.ScaleSets, t.addScaleSet),
+		each("scale set", doc.ScaleSets, func(m model.ScaleSet) error { return t.addResource(m, TypeScaleSet) }),
+		each("virtual machine", doc.VirtualMachines, func(m model.VirtualMachine) error { return t.addResource(m, TypeVirtualMachine) }),
 		each("node", doc.Nodes, t.addNode),
 		each("role assignment", doc.RoleAssignments, t.addAssignment),
 		each("vault", doc.Vaults, func(v model.Vault) error { return t.addVault(v, now) }),
+		each("storage account", doc.StorageAccounts, func(a model.StorageAccount) error { return t.addAccount(a, now) }),
 	)
 }
 
@@ -97,18 +98,19 @@ func (t *tables) addApplication(m model.Application) error {
 	return nil
 }
 
-func (t *tables) addScaleSet(m model.ScaleSet) error {
-	ref, err := compute.ParseRef(m.ID)
+// addResource adds a scale set or a virtual machine, as kind says.
+func (t *tables) addResource(m model.Resource, kind string) error {
+	id, err := armid.Parse(m.ID)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if id, err := armid.Parse(m.ID); err != nil || ref.Kind != compute.ScaleSet || id != ref.ID {
-		return invalid("%s is not the ID of a scale set", m.ID)
+	if ResourceType(id) != kind {
+		return invalid("%s is not the ID of a %s: want …/providers/%s/NAME", m.ID, inWords(kind), kind)
 	}
-	if _, ok := t.scaleSets[ref.ID]; ok {
-		return invalid("scale set %s is there already", m.ID)
+	if _, ok := t.resources[id]; ok {
+		return invalid("%s is there already", m.ID)
 	}
-	v := newScaleSet(ref.ID, m)
+	v := newResource(id, m)
 	if m.SystemAssigned != nil {
 		clientID, principalID, err := t.principal(m.SystemAssigned.ClientID, m.SystemAssigned.PrincipalID)
 		if err != nil {
@@ -117,18 +119,25 @@ func (t *tables) addScaleSet(m model.ScaleSet) error {
 		v.shown.system = &model.SystemAssigned{ClientID: clientID, PrincipalID: principalID}
 	}
 	for _, s := range m.UserAssigned {
-		id, err := armid.ParseUserAssigned(s)
+		user, err := armid.ParseUserAssigned(s)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
-		if _, ok := t.identities[id]; !ok {
-			return invalid("scale set %s has the identity %s, which is not there: add it first", m.ID, s)
+		if _, ok := t.identities[user]; !ok {
+			return invalid("%s has the identity %s, which is not there: add it first", m.ID, s)
 		}
-		v.shown.user[id] = armSpelling(s)
+		v.shown.user[user] = armSpelling(s)
 	}
 	v.usable = v.shown.clone()
-	t.scaleSets[ref.ID] = v
+	t.resources[id] = v
 	return nil
+}
+
+func inWords(kind string) string {
+	if kind == TypeVirtualMachine {
+		return "virtual machine"
+	}
+	return "scale set"
 }
 
 func (t *tables) addNode(m model.Node) error {
@@ -138,17 +147,15 @@ func (t *tables) addNode(m model.Node) error {
 	if _, ok := t.nodes[m.Name]; ok {
 		return invalid("node %q is there already", m.Name)
 	}
-	v, err := t.scaleSet(m.ScaleSet)
+	v, err := t.oneOf(m.ScaleSet, m.VM)
 	if err != nil {
-		return err
+		return fmt.Errorf("placing node %q: %w", m.Name, err)
 	}
 	if len(m.Prefixes) == 0 {
 		return invalid("node %q needs the prefixes from which its IMDS is asked, such as 10.1.0.4/32", m.Name)
 	}
-	for _, n := range t.nodes {
-		if n.scaleSet == v && n.instance == m.Instance {
-			return invalid("node %q is instance %d already", n.name, m.Instance)
-		}
+	if err := t.checkPlace(m, v); err != nil {
+		return err
 	}
 	prefixes := make([]netip.Prefix, 0, len(m.Prefixes))
 	for _, p := range m.Prefixes {
@@ -161,7 +168,28 @@ func (t *tables) addNode(m model.Node) error {
 		}
 		prefixes = append(prefixes, p)
 	}
-	t.nodes[m.Name] = &node{name: m.Name, scaleSet: v, instance: m.Instance, vmID: uuid.NewString(), prefixes: prefixes}
+	n := &node{name: m.Name, resource: v, instance: m.Instance, vmID: v.uniqueID, prefixes: prefixes}
+	if v.kind == TypeScaleSet {
+		n.vmID = uuid.NewString()
+	}
+	t.nodes[m.Name] = n
+	return nil
+}
+
+// checkPlace refuses a place where no second node can be, or none at all.
+func (t *tables) checkPlace(m model.Node, v *resource) error {
+	if v.kind == TypeVirtualMachine && m.Instance != 0 {
+		return invalid("node %q has the instance number %d, and is a virtual machine of its own", m.Name, m.Instance)
+	}
+	for _, n := range t.nodes {
+		switch {
+		case n.resource != v || n.instance != m.Instance:
+		case v.kind == TypeVirtualMachine:
+			return invalid("node %q is the virtual machine %s already", n.name, v.spelling)
+		default:
+			return invalid("node %q is instance %d already", n.name, m.Instance)
+		}
+	}
 	return nil
 }
 
@@ -174,14 +202,28 @@ func (t *tables) ownerOf(p netip.Prefix) string {
 	return ""
 }
 
-func (t *tables) scaleSet(s string) (*scaleSet, error) {
+// oneOf returns the scale set or the virtual machine, of which exactly one is
+// named.
+func (t *tables) oneOf(scaleSet, vm string) (*resource, error) {
+	switch {
+	case scaleSet != "" && vm != "":
+		return nil, invalid("scaleSet and vm are both given: want one of them")
+	case vm != "":
+		return t.resource(vm, TypeVirtualMachine)
+	case scaleSet != "":
+		return t.resource(scaleSet, TypeScaleSet)
+	}
+	return nil, invalid("neither scaleSet nor vm is given: want the ARM ID of one of them")
+}
+
+func (t *tables) resource(s, kind string) (*resource, error) {
 	id, err := armid.Parse(s)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	v, ok := t.scaleSets[id]
-	if !ok {
-		return nil, fmt.Errorf("%w: scale set %s", ErrNotFound, s)
+	v, ok := t.resources[id]
+	if !ok || v.kind != kind {
+		return nil, fmt.Errorf("%w: %s %s", ErrNotFound, inWords(kind), s)
 	}
 	return v, nil
 }

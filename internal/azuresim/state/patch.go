@@ -23,29 +23,29 @@ const (
 // MaxIdentitiesPerRequest is how many identities one request may name.
 const MaxIdentitiesPerRequest = 150
 
-// IdentityPatch is a PATCH of a scale set's identity block.
+// IdentityPatch is a PATCH of a resource's identity block.
 type IdentityPatch struct {
-	Principal string // object ID of the caller
-	ScaleSet  armid.ID
-	IfMatch   string // empty: whatever is there
-	Type      string // one of the types above
+	Principal string   // object ID of the caller
+	Resource  armid.ID // of a scale set or virtual machine
+	IfMatch   string   // empty: whatever is there
+	Type      string   // one of the types above
 	Add       map[armid.ID]string
 	Remove    map[armid.ID]string // both → the spelling of the client
 	Fail      *Failure            // set: the operation is accepted and then fails
 }
 
 // PatchIdentity starts the operation that p asks for, checking in ARM's order:
-// rights on the scale set, its existence, rights on the identities added, the
+// rights on the resource, its existence, rights on the identities added, the
 // block's type, their existence, the ETag, an operation that still runs. Errors
 // are the typed ones of this package.
-func (s *State) PatchIdentity(p IdentityPatch) (ScaleSet, Operation, error) {
+func (s *State) PatchIdentity(p IdentityPatch) (Resource, Operation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	s.t.settle(now)
 	v, err := s.t.admit(p)
 	if err != nil {
-		return ScaleSet{}, Operation{}, err
+		return Resource{}, Operation{}, err
 	}
 	v.shown = p.apply(v.shown)
 	v.version++
@@ -55,23 +55,23 @@ func (s *State) PatchIdentity(p IdentityPatch) (ScaleSet, Operation, error) {
 	return s.t.view(v), op.view(), nil
 }
 
-func (t *tables) start(v *scaleSet, now time.Time, latency time.Duration) *operation {
+func (t *tables) start(v *resource, now time.Time, latency time.Duration) *operation {
 	op := &operation{
 		id: uuid.NewString(), subscription: v.id.Subscription(), location: strings.ToLower(v.location),
-		scaleSet: v, started: now, due: now.Add(latency),
+		resource: v, started: now, due: now.Add(latency),
 	}
 	v.operation = op
 	t.operations[op.id] = op
 	return op
 }
 
-func (t *tables) admit(p IdentityPatch) (*scaleSet, error) {
-	if err := t.authorize(p.Principal, actionWrite, p.ScaleSet.String()); err != nil {
+func (t *tables) admit(p IdentityPatch) (*resource, error) {
+	if err := t.authorize(p.Principal, actionOn(p.Resource, verbWrite), p.Resource.String()); err != nil {
 		return nil, err
 	}
-	v, ok := t.scaleSets[p.ScaleSet]
+	v, ok := t.resources[p.Resource]
 	if !ok {
-		return nil, fmt.Errorf("%w: scale set %s", ErrNotFound, p.ScaleSet)
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, p.Resource)
 	}
 	if err := t.admitIdentities(p, v); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (t *tables) admit(p IdentityPatch) (*scaleSet, error) {
 	return v, nil
 }
 
-func (t *tables) admitIdentities(p IdentityPatch, v *scaleSet) error {
+func (t *tables) admitIdentities(p IdentityPatch, v *resource) error {
 	var forbidden, missing []string
 	for id, spelling := range p.Add {
 		if t.authorize(p.Principal, actionAssign, id.String()) != nil {

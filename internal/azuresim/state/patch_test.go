@@ -18,7 +18,7 @@ import (
 func TestChecksComeInARMsOrder(t *testing.T) {
 	type change func(*state.IdentityPatch)
 	stranger := change(func(p *state.IdentityPatch) { p.Principal = clientID(99) })
-	nowhere := change(func(p *state.IdentityPatch) { p.ScaleSet = mustParse(scaleSetID + "2") })
+	nowhere := change(func(p *state.IdentityPatch) { p.Resource = mustParse(scaleSetID + "2") })
 	foreign := change(func(p *state.IdentityPatch) {
 		id := "/subscriptions/t/resourceGroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/x"
 		p.Add[mustParse(id)] = id
@@ -93,7 +93,7 @@ func TestIdentityKeepsTheSpellingOfItsFirstAttachment(t *testing.T) {
 
 func TestSystemAssignedIdentityLivesAsLongAsItsType(t *testing.T) {
 	s, _ := azure(t, 1, 0)
-	send := func(kind string, add ...int) state.ScaleSet {
+	send := func(kind string, add ...int) state.Resource {
 		t.Helper()
 		p := patch(t, add, nil)
 		p.Type = kind

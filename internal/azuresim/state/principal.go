@@ -20,9 +20,10 @@ type Principal struct {
 // NodeInfo is a node as its IMDS describes it.
 type NodeInfo struct {
 	Name     string
-	ScaleSet string // ARM ID
+	Resource string // ARM ID of the scale set that it is an instance of, or of its own virtual machine
+	Kind     string // [TypeScaleSet] or [TypeVirtualMachine]
 	Location string
-	Instance int
+	Instance int // in the scale set
 	VMID     string
 }
 
@@ -40,7 +41,7 @@ func (t *tables) principals() []Principal {
 	for _, a := range t.applications {
 		all = append(all, Principal{ObjectID: a.principalID, ClientID: a.clientID})
 	}
-	for _, v := range t.scaleSets {
+	for _, v := range t.resources {
 		for _, block := range []identityBlock{v.shown, v.usable} {
 			if block.system != nil {
 				all = append(all, systemPrincipal(v, block.system))
@@ -54,7 +55,7 @@ func (i *Identity) principal() Principal {
 	return Principal{ObjectID: i.PrincipalID, ClientID: i.ClientID, ResourceID: i.Spelling}
 }
 
-func systemPrincipal(v *scaleSet, system *model.SystemAssigned) Principal {
+func systemPrincipal(v *resource, system *model.SystemAssigned) Principal {
 	return Principal{ObjectID: system.PrincipalID, ClientID: system.ClientID, ResourceID: armSpelling(v.spelling)}
 }
 
@@ -80,7 +81,7 @@ func (s *State) NodeAt(addr netip.Addr) (NodeInfo, bool) {
 
 func (n *node) info() NodeInfo {
 	return NodeInfo{
-		Name: n.name, ScaleSet: n.scaleSet.spelling, Location: n.scaleSet.location, Instance: n.instance, VMID: n.vmID,
+		Name: n.name, Resource: n.resource.spelling, Kind: n.resource.kind, Location: n.resource.location, Instance: n.instance, VMID: n.vmID,
 	}
 }
 
@@ -96,9 +97,9 @@ func (s *State) IdentityAt(nodeName string, want Selector) (Principal, error) {
 	if !ok {
 		return Principal{}, ErrNotFound
 	}
-	attached := s.t.usableOn(n.scaleSet)
+	attached := s.t.usableOn(n.resource)
 	if want == (Selector{}) {
-		return defaultIdentity(attached, n.scaleSet.usable.system != nil)
+		return defaultIdentity(attached, n.resource.usable.system != nil)
 	}
 	i := slices.IndexFunc(attached, want.matches)
 	if i < 0 {
@@ -109,7 +110,7 @@ func (s *State) IdentityAt(nodeName string, want Selector) (Principal, error) {
 
 // usableOn lists the identities that IMDS knows on v, the system-assigned one
 // first.
-func (t *tables) usableOn(v *scaleSet) []Principal {
+func (t *tables) usableOn(v *resource) []Principal {
 	var attached []Principal
 	if v.usable.system != nil {
 		attached = append(attached, systemPrincipal(v, v.usable.system))

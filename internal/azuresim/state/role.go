@@ -5,31 +5,45 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 )
 
 // The actions that the surfaces ask about, as Azure spells them.
 const (
-	actionRead   = "Microsoft.Compute/virtualMachineScaleSets/read"
-	actionWrite  = "Microsoft.Compute/virtualMachineScaleSets/write"
 	actionAssign = "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"
-	// ActionGetSecret is a data action: no control-plane role gives it.
+	// The data actions: no control-plane role gives them.
 	ActionGetSecret = "Microsoft.KeyVault/vaults/secrets/getSecret/action"
+	ActionReadBlobs = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read"
 )
+
+// The verbs of an action on a compute resource.
+const (
+	verbRead  = "read"
+	verbWrite = "write"
+)
+
+// actionOn is the action on a compute resource of that ID.
+func actionOn(id armid.ID, verb string) string { return ResourceType(id) + "/" + verb }
 
 // roles returns which of the actions above each built-in role gives.
 func roles() map[string][]string {
-	control := []string{actionRead, actionWrite, actionAssign}
+	read := []string{TypeScaleSet + "/" + verbRead, TypeVirtualMachine + "/" + verbRead}
+	write := append([]string{TypeScaleSet + "/" + verbWrite, TypeVirtualMachine + "/" + verbWrite}, read...)
+	control := append([]string{actionAssign}, write...)
 	return map[string][]string{
-		"owner":                        control,
-		"contributor":                  control,
-		"reader":                       {actionRead},
-		"virtual machine contributor":  {actionRead, actionWrite},
-		"managed identity operator":    {actionAssign},
-		"managed identity contributor": nil, // reads and writes identities; may not assign them
-		"key vault secrets user":       {ActionGetSecret},
-		"key vault secrets officer":    {ActionGetSecret},
-		"key vault administrator":      {ActionGetSecret},
+		"owner":                         control,
+		"contributor":                   control,
+		"reader":                        read,
+		"virtual machine contributor":   write,
+		"managed identity operator":     {actionAssign},
+		"managed identity contributor":  nil, // reads and writes identities; may not assign them
+		"key vault secrets user":        {ActionGetSecret},
+		"key vault secrets officer":     {ActionGetSecret},
+		"key vault administrator":       {ActionGetSecret},
+		"storage blob data reader":      {ActionReadBlobs},
+		"storage blob data contributor": {ActionReadBlobs},
+		"storage blob data owner":       {ActionReadBlobs},
 	}
 }
 

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +13,10 @@ const (
 	read      = "Microsoft.Compute/virtualMachineScaleSets/read"
 	write     = "Microsoft.Compute/virtualMachineScaleSets/write"
 	assign    = "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"
+	readVM    = "Microsoft.Compute/virtualMachines/read"
+	writeVM   = "Microsoft.Compute/virtualMachines/write"
 	getSecret = state.ActionGetSecret
+	readBlobs = state.ActionReadBlobs
 )
 
 func assigned(t *testing.T, role, scope string) *state.State {
@@ -27,21 +31,23 @@ func assigned(t *testing.T, role, scope string) *state.State {
 // The built-in roles: which of the actions each gives.
 func TestRoles(t *testing.T) {
 	for role, want := range map[string][]string{
-		"Owner":                        {read, write, assign},
-		"Contributor":                  {read, write, assign},
-		"Reader":                       {read},
-		"Virtual Machine Contributor":  {read, write},
-		"Managed Identity Operator":    {assign},
-		"Managed Identity Contributor": nil,
-		"Key Vault Secrets User":       {getSecret},
-		"Key Vault Secrets Officer":    {getSecret},
-		"Key Vault Administrator":      {getSecret},
+		"Owner":                         {read, write, readVM, writeVM, assign},
+		"Contributor":                   {read, write, readVM, writeVM, assign},
+		"Reader":                        {read, readVM},
+		"Virtual Machine Contributor":   {read, write, readVM, writeVM},
+		"Managed Identity Operator":     {assign},
+		"Managed Identity Contributor":  nil,
+		"Key Vault Secrets User":        {getSecret},
+		"Key Vault Secrets Officer":     {getSecret},
+		"Key Vault Administrator":       {getSecret},
+		"Storage Blob Data Reader":      {readBlobs},
+		"Storage Blob Data Contributor": {readBlobs},
+		"Storage Blob Data Owner":       {readBlobs},
 	} {
 		s := assigned(t, role, group)
-		given := strings.Join(want, " ")
-		for _, action := range []string{read, write, assign, getSecret} {
+		for _, action := range []string{read, write, readVM, writeVM, assign, getSecret, readBlobs} {
 			err := s.Authorize(owner, action, scaleSetID)
-			if (err == nil) != strings.Contains(given, action) {
+			if (err == nil) != slices.Contains(want, action) {
 				t.Errorf("%s, %s: got %v", role, action, err)
 			}
 			if err != nil && !as[*state.AuthorizationError](err) {

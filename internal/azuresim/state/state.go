@@ -1,5 +1,6 @@
 // Package state is the simulated Azure itself: identities, applications, scale
-// sets, nodes, role assignments and vaults, and the rules by which they change.
+// sets and virtual machines, nodes, role assignments, vaults and storage accounts,
+// and the rules by which they change.
 //
 // All of it stands behind one mutex and one injected clock. It starts no
 // goroutine: an asynchronous operation ends when the clock says so, seen at the
@@ -39,15 +40,16 @@ type State struct {
 }
 
 // tables hold everything that a document describes, and the operations.
-// GUIDs and vault names are keys in lower case.
+// GUIDs and the names of vaults and accounts are keys in lower case.
 type tables struct {
 	tenant       string
 	identities   map[armid.ID]*Identity
 	applications map[string]*application
-	scaleSets    map[armid.ID]*scaleSet
+	resources    map[armid.ID]*resource // scale sets and virtual machines
 	nodes        map[string]*node
 	assignments  []assignment
 	vaults       map[string]*vault
+	accounts     map[string]*account // storage accounts
 	operations   map[string]*operation
 }
 
@@ -66,10 +68,20 @@ type application struct {
 
 type node struct {
 	name     string
-	scaleSet *scaleSet
+	resource *resource
 	instance int
 	vmID     string
 	prefixes []netip.Prefix
+}
+
+func (n *node) model() model.Node {
+	m := model.Node{Name: n.name, Instance: n.instance, Prefixes: slices.Clone(n.prefixes)}
+	if n.resource.kind == TypeScaleSet {
+		m.ScaleSet = n.resource.spelling
+	} else {
+		m.VM = n.resource.spelling
+	}
+	return m
 }
 
 // New returns an empty Azure with a new tenant.
@@ -85,9 +97,10 @@ func newTables(tenant string) tables {
 		tenant:       tenant,
 		identities:   map[armid.ID]*Identity{},
 		applications: map[string]*application{},
-		scaleSets:    map[armid.ID]*scaleSet{},
+		resources:    map[armid.ID]*resource{},
 		nodes:        map[string]*node{},
 		vaults:       map[string]*vault{},
+		accounts:     map[string]*account{},
 		operations:   map[string]*operation{},
 	}
 }
@@ -141,10 +154,11 @@ func (t *tables) clone() tables {
 		tenant:       t.tenant,
 		identities:   maps.Clone(t.identities),
 		applications: maps.Clone(t.applications),
-		scaleSets:    maps.Clone(t.scaleSets),
+		resources:    maps.Clone(t.resources),
 		nodes:        maps.Clone(t.nodes),
 		assignments:  slices.Clone(t.assignments),
 		vaults:       maps.Clone(t.vaults),
+		accounts:     maps.Clone(t.accounts),
 		operations:   maps.Clone(t.operations),
 	}
 }
@@ -155,10 +169,11 @@ func (t *tables) added(before tables) tables {
 		tenant:       t.tenant,
 		identities:   without(t.identities, before.identities),
 		applications: without(t.applications, before.applications),
-		scaleSets:    without(t.scaleSets, before.scaleSets),
+		resources:    without(t.resources, before.resources),
 		nodes:        without(t.nodes, before.nodes),
 		assignments:  t.assignments[len(before.assignments):],
 		vaults:       without(t.vaults, before.vaults),
+		accounts:     without(t.accounts, before.accounts),
 	}
 }
 
@@ -178,19 +193,24 @@ func (t *tables) document() model.Document {
 			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)),
 		})
 	}
-	for _, v := range sorted(t.scaleSets, func(v *scaleSet) string { return v.id.String() }) {
-		doc.ScaleSets = append(doc.ScaleSets, v.model())
+	for _, v := range sorted(t.resources, func(v *resource) string { return v.id.String() }) {
+		if v.kind == TypeScaleSet {
+			doc.ScaleSets = append(doc.ScaleSets, v.model())
+		} else {
+			doc.VirtualMachines = append(doc.VirtualMachines, v.model())
+		}
 	}
 	for _, n := range sorted(t.nodes, func(n *node) string { return n.name }) {
-		doc.Nodes = append(doc.Nodes, model.Node{
-			Name: n.name, ScaleSet: n.scaleSet.spelling, Instance: n.instance, Prefixes: slices.Clone(n.prefixes),
-		})
+		doc.Nodes = append(doc.Nodes, n.model())
 	}
 	for _, a := range t.assignments {
 		doc.RoleAssignments = append(doc.RoleAssignments, a.RoleAssignment)
 	}
 	for _, v := range sorted(t.vaults, func(v *vault) string { return v.name }) {
 		doc.Vaults = append(doc.Vaults, v.model())
+	}
+	for _, a := range sorted(t.accounts, func(a *account) string { return a.name }) {
+		doc.StorageAccounts = append(doc.StorageAccounts, a.model())
 	}
 	return doc
 }

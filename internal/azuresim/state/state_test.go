@@ -22,6 +22,7 @@ const (
 	owner      = "aaaaaaaa-0000-4000-8000-000000000001"
 	group      = "/subscriptions/s/resourceGroups/G"
 	scaleSetID = group + "/providers/Microsoft.Compute/virtualMachineScaleSets/vmss"
+	vmID       = group + "/providers/Microsoft.Compute/virtualMachines/vmss"
 )
 
 func identityID(i int) string {
@@ -61,7 +62,7 @@ func parse(t *testing.T, s string) armid.ID {
 func patch(t *testing.T, add, remove []int) state.IdentityPatch {
 	t.Helper()
 	p := state.IdentityPatch{
-		Principal: owner, ScaleSet: parse(t, scaleSetID), Type: state.TypeUserAssigned, Add: map[armid.ID]string{}, Remove: map[armid.ID]string{},
+		Principal: owner, Resource: parse(t, scaleSetID), Type: state.TypeUserAssigned, Add: map[armid.ID]string{}, Remove: map[armid.ID]string{},
 	}
 	for _, i := range add {
 		p.Add[parse(t, identityID(i))] = identityID(i)
@@ -90,7 +91,7 @@ func usable(t *testing.T, s *state.State, n int) []int {
 
 func shown(t *testing.T, s *state.State) []string {
 	t.Helper()
-	v, err := s.ScaleSet(owner, parse(t, scaleSetID))
+	v, err := s.Resource(owner, parse(t, scaleSetID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,12 +188,22 @@ func TestSnapshotLoadsAgain(t *testing.T) {
 	if _, err := s.Attach(model.Attachment{ScaleSet: scaleSetID, Identity: identityID(2)}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.Add(model.Document{
+		VirtualMachines: []model.VirtualMachine{{ID: vmID, SystemAssigned: &model.SystemAssigned{}, UserAssigned: []string{identityID(1)}}},
+		Nodes:           []model.Node{{Name: "vm", VM: vmID, Prefixes: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}}},
+		StorageAccounts: []model.StorageAccount{{ID: group + "/providers/Microsoft.Storage/storageAccounts/abc", Containers: []model.Container{{Name: "def", Blobs: []model.Blob{{Name: "x", Content: "y"}}}}}},
+	}); err != nil {
+		t.Fatal(err)
+	}
 	before := s.Snapshot()
+	if len(before.ScaleSets) != 1 || len(before.VirtualMachines) != 1 || len(before.Nodes) != 2 || len(before.StorageAccounts) != 1 {
+		t.Errorf("the snapshot is %+v", before)
+	}
 	other := state.New(state.Options{})
 	if err := other.Replace(before); err != nil {
 		t.Fatal(err)
 	}
-	ignore := cmpopts.IgnoreFields(model.ScaleSet{}, "ETag")
+	ignore := cmpopts.IgnoreFields(model.Resource{}, "ETag")
 	if diff := cmp.Diff(before, other.Snapshot(), ignore, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -267,6 +278,36 @@ func TestNodeAt(t *testing.T) {
 	_, err := s.Add(model.Document{Nodes: []model.Node{{Name: "again", ScaleSet: scaleSetID, Instance: 3, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.1.200/24")}}}})
 	if !errors.Is(err, state.ErrInvalid) {
 		t.Errorf("a prefix of another node, unmasked: got %v", err)
+	}
+}
+
+// A scale set and a virtual machine of one name share nothing, and two virtual
+// machines' nodes neither.
+func TestResourcesOfOneNameAreApart(t *testing.T) {
+	s, _ := azure(t, 2, 0)
+	other := strings.Replace(vmID, "/G/", "/H/", 1)
+	if _, err := s.Add(model.Document{
+		VirtualMachines: []model.VirtualMachine{{ID: vmID}, {ID: other}},
+		Nodes: []model.Node{
+			{Name: "vm", VM: vmID, Prefixes: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}},
+			{Name: "other", VM: strings.ToUpper(other), Prefixes: []netip.Prefix{netip.MustParsePrefix("12.0.0.0/8")}},
+		},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p := patch(t, []int{0}, nil)
+	p.Resource = parse(t, vmID)
+	v, _, err := s.PatchIdentity(p)
+	if err != nil || v.Kind != state.TypeVirtualMachine || v.ID != vmID {
+		t.Fatalf("got %+v, %v", v, err)
+	}
+	for node, want := range map[string]error{"vm": nil, "node": state.ErrIdentityNotFound, "other": state.ErrIdentityNotFound} {
+		if _, err := s.IdentityAt(node, state.Selector{ClientID: clientID(0)}); !errors.Is(err, want) {
+			t.Errorf("%s: got %v, want %v", node, err, want)
+		}
+	}
+	if info, _ := s.NodeAt(netip.MustParseAddr("12.0.0.1")); info.Kind != state.TypeVirtualMachine || info.Resource != other {
+		t.Errorf("got %+v", info)
 	}
 }
 

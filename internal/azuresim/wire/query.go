@@ -12,7 +12,7 @@ import (
 func harmless() []string {
 	return []string{
 		"api-version", "resource", "client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id", "bypass_cache",
-		"format", "authorization_endpoint", "appid", "$expand", "outContentType",
+		"format", "authorization_endpoint", "appid", "$expand", "outContentType", "restype", "comp", "maxresults",
 	}
 }
 

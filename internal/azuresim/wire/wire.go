@@ -35,7 +35,7 @@ type Call struct {
 	FailOperation *fault.Response
 }
 
-// Reply is a successful answer. Body is written as JSON.
+// Reply is a successful answer. Body is written in the surface's encoding.
 type Reply struct {
 	Status int // 0: 200
 	Header http.Header
@@ -48,7 +48,8 @@ type Error struct {
 	Code       string
 	Message    string
 	Header     http.Header
-	Unexpected bool // Azure, or this simulator, does not know what was asked
+	Unexpected bool   // Azure, or this simulator, does not know what was asked
+	Detail     string // more for a dialect whose bodies have a place for it
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Message) }
@@ -73,6 +74,30 @@ type Surface struct {
 	Render func(*Call, *Error) any
 	// Headers are added to every answer; nil: none.
 	Headers func() http.Header
+	// Encoding is that of every body; the zero value is JSON.
+	Encoding Encoding
+}
+
+// Encoding writes bodies.
+type Encoding struct {
+	ContentType string
+	Marshal     func(any) ([]byte, error)
+}
+
+// orJSON is e, or JSON for the zero value.
+func (e Encoding) orJSON() Encoding {
+	if e.Marshal != nil {
+		return e
+	}
+	return Encoding{ContentType: "application/json; charset=utf-8", Marshal: marshalJSON}
+}
+
+func marshalJSON(v any) ([]byte, error) {
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(v)
+	return body.Bytes(), err
 }
 
 // Recorder makes surfaces into handlers.
@@ -97,7 +122,7 @@ func (rec *Recorder) Handler(s Surface) http.Handler {
 		if s.Headers != nil {
 			maps.Copy(w.Header(), s.Headers())
 		}
-		rec.write(w, reply)
+		rec.write(w, s.Encoding.orJSON(), reply)
 	})
 }
 
@@ -202,20 +227,18 @@ func (rec *Recorder) record(call *Call, status int) {
 		"method", e.Method, "host", e.Host, "path", e.Path, "status", e.Status, "code", e.Code, "detail", e.Detail)
 }
 
-func (rec *Recorder) write(w http.ResponseWriter, reply Reply) {
-	var body bytes.Buffer
-	encoder := json.NewEncoder(&body)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(reply.Body); err != nil {
+func (rec *Recorder) write(w http.ResponseWriter, encoding Encoding, reply Reply) {
+	body, err := encoding.Marshal(reply.Body)
+	if err != nil {
 		rec.Log.Error("encoding an answer", "err", err)
 		http.Error(w, "encoding the answer", http.StatusInternalServerError)
 		return
 	}
 	maps.Copy(w.Header(), reply.Header)
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Type", encoding.ContentType)
 	w.Header().Set("Cache-Control", "no-cache")
 	w.WriteHeader(reply.Status)
-	if _, err := w.Write(body.Bytes()); err != nil {
+	if _, err := w.Write(body); err != nil {
 		rec.Log.Debug("writing an answer", "err", err) // the client is gone
 	}
 }

@@ -61,9 +61,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 // add queues a resource after the gather window: the first event of a burst
 // opens it, and the others fall into it.
 func (r *Reconciler) add(q queue, ref compute.Ref) {
-	if ref.Kind == compute.ScaleSet {
-		q.AddAfter(ref, r.options.GatherWindow)
-	}
+	q.AddAfter(ref, r.options.GatherWindow)
 }
 
 func (r *Reconciler) onAssignment() handler.TypedEventHandler[*v1.AzureAssignedIdentity, compute.Ref] {

@@ -68,7 +68,7 @@ func TestUnplaced(t *testing.T) {
 		"no node":              {nil, v1.ReasonNodeNotFound},
 		"no providerID yet":    {&corev1.Node{}, v1.ReasonUnsupportedNode},
 		"another cloud":        {&corev1.Node{Spec: corev1.NodeSpec{ProviderID: "kind://x"}}, v1.ReasonUnsupportedNode},
-		"a virtual machine":    {&corev1.Node{Spec: corev1.NodeSpec{ProviderID: "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm"}}, v1.ReasonUnsupportedNode},
+		"a virtual machine":    {&corev1.Node{Spec: corev1.NodeSpec{ProviderID: "azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm"}}, ""},
 		"a scale set's member": {&corev1.Node{Spec: corev1.NodeSpec{ProviderID: "azure://" + setID + "/virtualMachines/3"}}, ""},
 	} {
 		if got, message := unplaced("n", test.node); got != test.want || (got == "") != (message == "") {

@@ -17,7 +17,7 @@ import (
 )
 
 // reconcileNode says on the assignments of a node why nothing can be attached
-// for them, where the node is no instance of a scale set. For all other nodes
+// for them, where the node is no virtual machine of Azure's. For all other nodes
 // the resource's own reconciliation speaks.
 func (r *Reconciler) reconcileNode(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
 	node, err := r.lookup.Node(ctx, request.Name)
@@ -48,12 +48,8 @@ func unplaced(name string, node *corev1.Node) (v1.Reason, string) {
 	if node == nil {
 		return v1.ReasonNodeNotFound, fmt.Sprintf("node %s does not exist", name)
 	}
-	ref, err := compute.ParseProviderID(node.Spec.ProviderID)
-	switch {
-	case err != nil:
+	if _, err := compute.ParseProviderID(node.Spec.ProviderID); err != nil {
 		return v1.ReasonUnsupportedNode, fmt.Sprintf("node %s cannot be served: %v", name, err)
-	case ref.Kind != compute.ScaleSet:
-		return v1.ReasonUnsupportedNode, fmt.Sprintf("node %s cannot be served yet: it is a virtual machine of its own, and only nodes of scale sets are served", name)
 	}
 	return "", ""
 }

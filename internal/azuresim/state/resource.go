@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,7 +15,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 )
 
-// The states of a scale set and of an operation, as ARM spells them.
+// The states of a resource and of an operation, as ARM spells them.
 const (
 	Succeeded  = "Succeeded"
 	Failed     = "Failed"
@@ -22,10 +23,29 @@ const (
 	InProgress = "InProgress"
 )
 
-// scaleSet has two identity blocks. ARM shows the one that was last asked for;
-// IMDS knows the one that the last operation put in force.
-type scaleSet struct {
+// The types of compute resources, as ARM spells them.
+const (
+	TypeScaleSet       = "Microsoft.Compute/virtualMachineScaleSets"
+	TypeVirtualMachine = "Microsoft.Compute/virtualMachines"
+)
+
+// ResourceType returns the type of a compute resource as ARM spells it, or "" for
+// the ID of anything else.
+func ResourceType(id armid.ID) string {
+	for _, known := range []string{TypeScaleSet, TypeVirtualMachine} {
+		if id.Type() == strings.ToLower(known) {
+			return known
+		}
+	}
+	return ""
+}
+
+// resource is a scale set or a virtual machine. It has two identity blocks: ARM
+// shows the one that was last asked for; IMDS knows the one that the last
+// operation put in force.
+type resource struct {
 	id        armid.ID
+	kind      string // [TypeScaleSet] or [TypeVirtualMachine]
 	spelling  string // the ID as it was created
 	uniqueID  string
 	location  string
@@ -45,8 +65,8 @@ func (b identityBlock) clone() identityBlock {
 	return identityBlock{system: b.system, user: maps.Clone(b.user)}
 }
 
-// kind is the identity block's type as ARM spells it.
-func (b identityBlock) kind() string {
+// typ is the identity block's type as ARM spells it.
+func (b identityBlock) typ() string {
 	switch {
 	case b.system != nil && len(b.user) > 0:
 		return TypeBoth
@@ -58,22 +78,22 @@ func (b identityBlock) kind() string {
 	return TypeNone
 }
 
-func newScaleSet(id armid.ID, m model.ScaleSet) *scaleSet {
+func newResource(id armid.ID, m model.Resource) *resource {
 	location := m.Location
 	if location == "" {
 		location = defaultLocation
 	}
-	return &scaleSet{
-		id: id, spelling: m.ID, uniqueID: uuid.NewString(), location: location,
+	return &resource{
+		id: id, kind: ResourceType(id), spelling: m.ID, uniqueID: uuid.NewString(), location: location,
 		version: 1, state: Succeeded, shown: identityBlock{user: map[armid.ID]string{}},
 	}
 }
 
 // etag is quoted, as HTTP wants it.
-func (v *scaleSet) etag() string { return strconv.Quote(strconv.Itoa(v.version)) }
+func (v *resource) etag() string { return strconv.Quote(strconv.Itoa(v.version)) }
 
-func (v *scaleSet) model() model.ScaleSet {
-	return model.ScaleSet{
+func (v *resource) model() model.Resource {
+	return model.Resource{
 		ID: v.spelling, Location: v.location, SystemAssigned: v.shown.system,
 		UserAssigned: slices.Sorted(maps.Values(v.shown.user)),
 		ETag:         v.etag(), ProvisioningState: v.state,
@@ -83,7 +103,7 @@ func (v *scaleSet) model() model.ScaleSet {
 // operation is one asynchronous PATCH.
 type operation struct {
 	id, subscription, location string
-	scaleSet                   *scaleSet
+	resource                   *resource
 	started, due               time.Time
 	failure                    *Failure // how it ends; nil: well
 	settled                    bool
@@ -111,7 +131,7 @@ func (t *tables) settle(now time.Time) {
 
 // end puts the block that ARM shows in force or, on a failure, takes it back.
 func (op *operation) end() {
-	v := op.scaleSet
+	v := op.resource
 	op.settled = true
 	v.operation = nil
 	if op.failure == nil {
@@ -124,14 +144,15 @@ func (op *operation) end() {
 	v.version++
 }
 
-// ScaleSet is a scale set as ARM answers it.
-type ScaleSet struct {
+// Resource is a scale set or a virtual machine as ARM answers it.
+type Resource struct {
 	ID, Name, Location, UniqueID string
+	Kind                         string // [TypeScaleSet] or [TypeVirtualMachine]
 	ETag, ProvisioningState      string
-	Type                         string
+	Type                         string // of the identity block
 	TenantID                     string
 	System                       *model.SystemAssigned
-	User                         []Identity // Spelling is this scale set's, sorted
+	User                         []Identity // Spelling is this resource's, sorted
 }
 
 // Operation is an asynchronous operation as ARM answers it.
@@ -145,18 +166,18 @@ type Operation struct {
 	Failure      *Failure
 }
 
-// ScaleSet returns the scale set for a principal that may read it. The error is
+// Resource returns the resource for a principal that may read it. The error is
 // an [*AuthorizationError] or wraps [ErrNotFound]; ARM looks at rights first.
-func (s *State) ScaleSet(principal string, id armid.ID) (ScaleSet, error) {
+func (s *State) Resource(principal string, id armid.ID) (Resource, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.t.settle(s.now())
-	if err := s.t.authorize(principal, actionRead, id.String()); err != nil {
-		return ScaleSet{}, err
+	if err := s.t.authorize(principal, actionOn(id, verbRead), id.String()); err != nil {
+		return Resource{}, err
 	}
-	v, ok := s.t.scaleSets[id]
+	v, ok := s.t.resources[id]
 	if !ok {
-		return ScaleSet{}, fmt.Errorf("%w: scale set %s", ErrNotFound, id)
+		return Resource{}, fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	return s.t.view(v), nil
 }
@@ -186,10 +207,10 @@ func (op *operation) view() Operation {
 	return view
 }
 
-func (t *tables) view(v *scaleSet) ScaleSet {
-	view := ScaleSet{
-		ID: v.spelling, Name: lastSegment(v.spelling), Location: v.location, UniqueID: v.uniqueID,
-		ETag: v.etag(), ProvisioningState: v.state, Type: v.shown.kind(), TenantID: t.tenant, System: v.shown.system,
+func (t *tables) view(v *resource) Resource {
+	view := Resource{
+		ID: v.spelling, Name: lastSegment(v.spelling), Location: v.location, UniqueID: v.uniqueID, Kind: v.kind,
+		ETag: v.etag(), ProvisioningState: v.state, Type: v.shown.typ(), TenantID: t.tenant, System: v.shown.system,
 	}
 	for id, spelling := range v.shown.user {
 		identity := Identity{ID: id, Spelling: spelling}
@@ -202,26 +223,26 @@ func (t *tables) view(v *scaleSet) ScaleSet {
 	return view
 }
 
-// Attach puts an identity on a scale set, for ARM and IMDS at once, as if an
+// Attach puts an identity on a resource, for ARM and IMDS at once, as if an
 // operator had done it and Azure had finished. The error wraps [ErrInvalid],
 // [ErrNotFound] or [ErrBusy].
-func (s *State) Attach(a model.Attachment) (model.ScaleSet, error) {
+func (s *State) Attach(a model.Attachment) (model.Resource, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.t.settle(s.now())
-	v, err := s.t.scaleSet(a.ScaleSet)
+	v, err := s.t.oneOf(a.ScaleSet, a.VM)
 	if err != nil {
-		return model.ScaleSet{}, err
+		return model.Resource{}, err
 	}
 	id, err := armid.ParseUserAssigned(a.Identity)
 	if err != nil {
-		return model.ScaleSet{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return model.Resource{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if _, ok := s.t.identities[id]; !ok {
-		return model.ScaleSet{}, fmt.Errorf("%w: identity %s", ErrNotFound, a.Identity)
+		return model.Resource{}, fmt.Errorf("%w: identity %s", ErrNotFound, a.Identity)
 	}
 	if v.operation != nil {
-		return model.ScaleSet{}, fmt.Errorf("%w on %s", ErrBusy, v.spelling)
+		return model.Resource{}, fmt.Errorf("%w on %s", ErrBusy, v.spelling)
 	}
 	v.shown.user[id] = armSpelling(a.Identity)
 	v.usable = v.shown.clone()
