@@ -161,19 +161,28 @@ func attachByHand(t *testing.T, resource string, identity model.Identity) {
 // journalEnd returns the number of the latest request to Azure.
 func journalEnd(t *testing.T) uint64 {
 	t.Helper()
-	entries := requests(t, 0)
+	entries, err := lab.sim.Journal(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(entries) == 0 {
 		return 0
 	}
 	return entries[len(entries)-1].Seq
 }
 
-// requests returns what Azure was asked after an earlier request.
+// requests returns what Azure was asked after an earlier request, all of which
+// must be what Azure offers.
 func requests(t *testing.T, after uint64) []journal.Entry {
 	t.Helper()
 	entries, err := lab.sim.Journal(t.Context(), after)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if entry.Unexpected {
+			t.Errorf("Azure does not know this request: %s", entry)
+		}
 	}
 	return entries
 }
