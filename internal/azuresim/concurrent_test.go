@@ -70,14 +70,19 @@ func TestHandlersCanBeMountedAlone(t *testing.T) {
 		journal.Entra:    {sim.Entra(), "/" + tenant + "/discovery/v2.0/keys", "", http.StatusOK},
 		journal.IMDS:     {sim.IMDS(), "/metadata/identity/oauth2/token", "", http.StatusBadRequest},
 		journal.KeyVault: {sim.KeyVault(), "/secrets/greeting?api-version=7.4", "", http.StatusUnauthorized},
+		journal.Storage:  {sim.Storage(), "/greetings" + listQuery, mint(t, a, tenant, "https://storage.azure.com"), http.StatusForbidden},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(test.handler)
 			defer server.Close()
 			req := newRequest(t, http.MethodGet, server.URL+test.path, "")
 			req.Header.Set("Authorization", "Bearer "+test.bearer)
-			if name == journal.KeyVault {
+			switch name {
+			case journal.KeyVault:
 				req.Host = "demo-vault.vault.azure.net"
+			case journal.Storage:
+				req.Host = "demoaccount.blob.core.windows.net"
+				req.Header.Set("x-ms-version", "2026-06-06")
 			}
 			if status, body := request(t, server.Client(), req); status != test.status {
 				t.Errorf("got %d %s, want %d", status, body, test.status)

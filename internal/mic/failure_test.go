@@ -38,7 +38,7 @@ func TestFailures(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test.play(t, w.scene(t, "scene-"+test.name))
+			test.play(t, w.scene(t, "scene-"+test.name, scaleSets))
 		})
 	}
 }
@@ -124,8 +124,8 @@ func denied(t *testing.T, s *scene) {
 
 func notFound(t *testing.T, s *scene) {
 	s.identity(t, "demo")
-	gone := &scene{world: s.world, ns: s.ns, set: s.set + "-gone"}
-	node := s.node(t, s.ns+"-node-1", gone.set+"/virtualMachines/0")
+	gone := &scene{world: s.world, ns: s.ns, resource: s.resource + "-gone"}
+	node := s.node(t, s.ns+"-node-1", gone.resource+"/virtualMachines/0")
 	pod := s.podOn(t, s.ns, "web", "demo", node.Name)
 	s.waiting(t, pod, v1.ReasonResourceNotFound)
 	gone.record(t, "that says so", func(a v1.AzureIdentityAttachment) bool {
@@ -137,7 +137,7 @@ func notFound(t *testing.T, s *scene) {
 	played := s.fail(t, http.MethodGet, 0, fault.Response{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: "gone"})
 	s.kill(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "other"}})
 	await(t, s.world, &v1.AzureIdentityAttachmentList{}, "the record to go", func(l *v1.AzureIdentityAttachmentList) bool {
-		return !slices.ContainsFunc(l.Items, func(a v1.AzureIdentityAttachment) bool { return strings.EqualFold(a.Spec.ResourceID, s.set) })
+		return !slices.ContainsFunc(l.Items, func(a v1.AzureIdentityAttachment) bool { return strings.EqualFold(a.Spec.ResourceID, s.resource) })
 	})
 	s.sim.Faults.Remove(played.ID)
 }

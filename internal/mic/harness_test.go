@@ -248,22 +248,45 @@ func describe(list client.ObjectList) string {
 	return out.String()
 }
 
-// scene is a namespace with a scale set of its own, so that scenes share a world
-// without meeting.
+// scene is a namespace with a scale set or virtual machine of its own, so that
+// scenes share a world without meeting.
 type scene struct {
 	*world
-	ns, set string
+	ns, resource string
 }
 
-func (w *world) scene(t *testing.T, name string) *scene {
+const (
+	scaleSets       = "/providers/Microsoft.Compute/virtualMachineScaleSets/"
+	virtualMachines = "/providers/Microsoft.Compute/virtualMachines/"
+)
+
+// scene makes a scene whose first node is an instance of a scale set, or of
+// which it is a virtual machine of its own: kind says.
+func (w *world) scene(t *testing.T, name, kind string) *scene {
 	t.Helper()
-	s := &scene{world: w, ns: name, set: subscription + "/resourceGroups/MC_" + name + "/providers/Microsoft.Compute/virtualMachineScaleSets/vmss-" + name}
-	if _, err := w.sim.State.Add(model.Document{ScaleSets: []model.ScaleSet{{ID: s.set}}}); err != nil {
+	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	s := &scene{world: w, ns: name}
+	return s.beside(t, name+"-node-0", subscription+"/resourceGroups/MC_"+name+kind+"pool-"+name)
+}
+
+// beside makes another resource and its node for the scene, and returns the
+// scene with that resource in place of its own.
+func (s *scene) beside(t *testing.T, node, resource string) *scene {
+	t.Helper()
+	other := &scene{world: s.world, ns: s.ns, resource: resource}
+	doc, providerID := model.Document{VirtualMachines: []model.VirtualMachine{{ID: resource}}}, resource
+	if !other.isVM() {
+		doc, providerID = model.Document{ScaleSets: []model.ScaleSet{{ID: resource}}}, resource+"/virtualMachines/0"
+	}
+	if _, err := s.sim.State.Add(doc); err != nil {
 		t.Fatal(err)
 	}
-	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	s.node(t, name+"-node-0", s.set+"/virtualMachines/0")
-	return s
+	s.node(t, node, providerID)
+	return other
+}
+
+func (s *scene) isVM() bool {
+	return strings.Contains(strings.ToLower(s.resource), strings.ToLower(virtualMachines))
 }
 
 func (s *scene) node(t *testing.T, name, id string) *corev1.Node {
@@ -271,6 +294,18 @@ func (s *scene) node(t *testing.T, name, id string) *corev1.Node {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: "azure://" + id}}
 	s.create(t, node)
 	return node
+}
+
+// attach puts an identity on the scene's resource as an operator would.
+func (s *scene) attach(t *testing.T, name string) {
+	t.Helper()
+	attachment := model.Attachment{ScaleSet: s.resource, Identity: s.id(name)}
+	if s.isVM() {
+		attachment = model.Attachment{VM: s.resource, Identity: s.id(name)}
+	}
+	if _, err := s.sim.State.Attach(attachment); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // id is the ARM ID of one of the scene's managed identities.
@@ -387,13 +422,13 @@ func (s *scene) unassigned(t *testing.T, pod *corev1.Pod) {
 	})
 }
 
-// record waits until the scale set's record is as ok says.
+// record waits until the resource's record is as ok says.
 func (s *scene) record(t *testing.T, what string, ok func(v1.AzureIdentityAttachment) bool) v1.AzureIdentityAttachment {
 	t.Helper()
 	var found v1.AzureIdentityAttachment
-	await(t, s.world, &v1.AzureIdentityAttachmentList{}, "the record of "+s.set+" "+what, func(l *v1.AzureIdentityAttachmentList) bool {
+	await(t, s.world, &v1.AzureIdentityAttachmentList{}, "the record of "+s.resource+" "+what, func(l *v1.AzureIdentityAttachmentList) bool {
 		for _, a := range l.Items {
-			if strings.EqualFold(a.Spec.ResourceID, s.set) && ok(a) {
+			if strings.EqualFold(a.Spec.ResourceID, s.resource) && ok(a) {
 				found = a
 				return true
 			}
@@ -418,32 +453,33 @@ func (s *scene) present(t *testing.T, names ...string) {
 	s.record(t, fmt.Sprintf("with %v present", names), func(a v1.AzureIdentityAttachment) bool {
 		return synced(a) && slices.Equal(a.Status.Present, want)
 	})
-	for _, set := range s.sim.State.Snapshot().ScaleSets {
-		if strings.EqualFold(set.ID, s.set) {
-			for i, id := range set.UserAssigned {
-				set.UserAssigned[i] = strings.ToLower(id)
+	azure := s.sim.State.Snapshot()
+	for _, resource := range append(azure.ScaleSets, azure.VirtualMachines...) {
+		if strings.EqualFold(resource.ID, s.resource) {
+			for i, id := range resource.UserAssigned {
+				resource.UserAssigned[i] = strings.ToLower(id)
 			}
-			slices.Sort(set.UserAssigned)
-			if !slices.Equal(set.UserAssigned, want) {
-				t.Errorf("Azure has %v, want %v", set.UserAssigned, want)
+			slices.Sort(resource.UserAssigned)
+			if !slices.Equal(resource.UserAssigned, want) {
+				t.Errorf("Azure has %v, want %v", resource.UserAssigned, want)
 			}
 		}
 	}
 }
 
-// requests are what ARM was asked for the scene's scale set.
+// requests are what ARM was asked for the scene's resource.
 func (s *scene) requests(method string) []journal.Entry {
 	return slices.DeleteFunc(s.sim.Journal.Since(0), func(e journal.Entry) bool { return !s.ours(e, method) })
 }
 
 func (s *scene) ours(e journal.Entry, method string) bool {
-	return e.Surface == journal.ARM && e.Method == method && strings.EqualFold(e.Path, s.set)
+	return e.Surface == journal.ARM && e.Method == method && strings.EqualFold(e.Path, s.resource)
 }
 
 // fail makes ARM answer the scene's requests with an error.
 func (s *scene) fail(t *testing.T, method string, times int, response fault.Response) fault.Fault {
 	t.Helper()
-	added, err := s.sim.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: method, Path: s.set}, Times: times, Response: response})
+	added, err := s.sim.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: method, Path: s.resource}, Times: times, Response: response})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func TestRestart(t *testing.T) {
 		{"overtaken", overtaken},
 		{"standby", standby},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.play(t, w.scene(t, "restart-"+test.name)) })
+		t.Run(test.name, func(t *testing.T) { test.play(t, w.scene(t, "restart-"+test.name, scaleSets)) })
 	}
 }
 
@@ -148,10 +148,10 @@ func overtaken(t *testing.T, s *scene) {
 	options := s.options(t)
 	var once atomic.Bool
 	options.Transport = &gate{Transporter: options.Transport, before: func(r *http.Request) error {
-		if r.Method != http.MethodPatch || !strings.EqualFold(r.URL.Path, s.set) || once.Swap(true) {
+		if r.Method != http.MethodPatch || !strings.EqualFold(r.URL.Path, s.resource) || once.Swap(true) {
 			return nil
 		}
-		_, err := s.sim.State.Attach(model.Attachment{ScaleSet: s.set, Identity: s.id("demo")})
+		_, err := s.sim.State.Attach(model.Attachment{ScaleSet: s.resource, Identity: s.id("demo")})
 		return err
 	}}
 	run(t, options)
@@ -177,9 +177,14 @@ func standby(t *testing.T, s *scene) {
 	s.identity(t, "demo")
 	first := s.pod(t, "first", "demo")
 	s.assigned(t, first)
+	s.beside(t, s.ns+"-vm", strings.Replace(s.resource, scaleSets, virtualMachines, 1))
+	onVM := s.podOn(t, s.ns, "on-vm", "demo", s.ns+"-vm")
+	s.assigned(t, onVM)
 	for _, name := range []string{
-		"aadpodidentity_assigned_identity_addition_count 1", "aadpodidentity_mic_new_leader_election_count 1",
-		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vmss_update"} 1`, "mic_assignment_seconds_count 1",
+		"aadpodidentity_assigned_identity_addition_count 2", "aadpodidentity_mic_new_leader_election_count 1",
+		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vmss_update"} 1`, "mic_assignment_seconds_count 2",
+		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_update"} 1`,
+		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_get"} 1`,
 		"workqueue_depth",
 	} {
 		get(t, "http://127.0.0.1:"+ports[1]+"/metrics", func(status int, body string) bool {
@@ -195,5 +200,6 @@ func standby(t *testing.T, s *scene) {
 	s.assigned(t, second)
 	s.kill(t, first)
 	s.kill(t, second)
+	s.kill(t, onVM)
 	s.present(t)
 }

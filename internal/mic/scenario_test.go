@@ -33,7 +33,7 @@ func TestScenarios(t *testing.T) {
 		{"metadata", metadataEdit},
 		{"repointed", repointed},
 		{"legacy", legacy},
-		{"two-sets", twoScaleSetsOfOneName},
+		{"one-name", twoResourcesOfOneName},
 		{"missing", missingIdentity},
 		{"terminating", terminating},
 		{"succeeded", succeeded},
@@ -43,7 +43,8 @@ func TestScenarios(t *testing.T) {
 		{"namespaced", namespaced},
 		{"ambiguous", ambiguous},
 		{"immutable", immutable},
-		{"virtual-machine", virtualMachine},
+		{"mixed", mixed},
+		{"not-azure", notAzure},
 		{"unscheduled", unscheduled},
 		{"repaired", repaired},
 		{"node-gone", nodeGone},
@@ -52,7 +53,13 @@ func TestScenarios(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test.play(t, w.scene(t, "scene-"+test.name))
+			test.play(t, w.scene(t, "scene-"+test.name, scaleSets))
+		})
+	}
+	for name, play := range onVirtualMachines() {
+		t.Run("vm-"+name, func(t *testing.T) {
+			t.Parallel()
+			play(t, w.scene(t, "vm-"+name, virtualMachines))
 		})
 	}
 }
@@ -106,13 +113,6 @@ func foreign(t *testing.T, s *scene) {
 	s.present(t, "ours", "theirs")
 	s.kill(t, pod)
 	s.present(t, "theirs")
-}
-
-func (s *scene) attach(t *testing.T, name string) {
-	t.Helper()
-	if _, err := s.sim.State.Attach(model.Attachment{ScaleSet: s.set, Identity: s.id(name)}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func alreadyThere(t *testing.T, s *scene) {
@@ -201,13 +201,9 @@ func legacy(t *testing.T, s *scene) {
 	s.present(t, "demo")
 }
 
-func twoScaleSetsOfOneName(t *testing.T, s *scene) {
+func twoResourcesOfOneName(t *testing.T, s *scene) {
 	s.identity(t, "demo")
-	twin := &scene{world: s.world, ns: s.ns, set: strings.Replace(s.set, "MC_", "mc-other_", 1)}
-	if _, err := s.sim.State.Add(model.Document{ScaleSets: []model.ScaleSet{{ID: twin.set}}}); err != nil {
-		t.Fatal(err)
-	}
-	s.node(t, s.ns+"-node-1", strings.ToUpper(twin.set)+"/virtualMachines/0")
+	twin := s.beside(t, s.ns+"-node-1", strings.ToUpper(strings.Replace(s.resource, "MC_", "mc-other_", 1)))
 	first, second := s.pod(t, "first", "demo"), s.podOn(t, s.ns, "second", "demo", s.ns+"-node-1")
 	s.assigned(t, first)
 	s.assigned(t, second)
@@ -287,11 +283,7 @@ func relabelled(t *testing.T, s *scene) {
 
 func moved(t *testing.T, s *scene) {
 	s.identity(t, "demo")
-	other := &scene{world: s.world, ns: s.ns, set: s.set + "-2"}
-	if _, err := s.sim.State.Add(model.Document{ScaleSets: []model.ScaleSet{{ID: other.set}}}); err != nil {
-		t.Fatal(err)
-	}
-	s.node(t, s.ns+"-node-1", other.set+"/virtualMachines/0")
+	other := s.beside(t, s.ns+"-node-1", s.resource+"-2")
 	pod := s.pod(t, "db-0", "demo")
 	before := s.assigned(t, pod)
 	s.kill(t, pod)
@@ -373,16 +365,6 @@ func immutable(t *testing.T, s *scene) {
 	s.unassigned(t, pod)
 	s.marker(t)
 	s.present(t, "kept", "kept-too", "marker")
-}
-
-func virtualMachine(t *testing.T, s *scene) {
-	_, binding := s.identity(t, "demo")
-	s.node(t, s.ns+"-vm", subscription+"/resourceGroups/MC/providers/Microsoft.Compute/virtualMachines/vm-0")
-	s.node(t, s.ns+"-empty", "")
-	s.waiting(t, s.podOn(t, s.ns, "on-vm", "demo", s.ns+"-vm"), v1.ReasonUnsupportedNode)
-	s.event(t, "AzureIdentityBinding", binding.Name, "binding apply error", "cannot be served yet")
-	s.waiting(t, s.podOn(t, s.ns, "nowhere", "demo", s.ns+"-none"), v1.ReasonNodeNotFound)
-	s.assigned(t, s.pod(t, "on-set", "demo"))
 }
 
 func unscheduled(t *testing.T, s *scene) {
