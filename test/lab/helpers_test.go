@@ -35,6 +35,9 @@ func newNamespace(t *testing.T) string {
 	if err := lab.kube.Create(t.Context(), namespace); err != nil {
 		t.Fatal(err)
 	}
+	await(t, &corev1.ServiceAccountList{}, "pods may be created in "+namespace.Name, func(a *corev1.ServiceAccount) bool {
+		return a.Name == "default"
+	}, client.InNamespace(namespace.Name))
 	t.Cleanup(func() {
 		if err := lab.kube.Delete(context.WithoutCancel(t.Context()), namespace); err != nil {
 			t.Error(err)

@@ -22,8 +22,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/control"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
@@ -47,6 +49,13 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) (code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
 	defer cancel()
+	if clientID, ok := os.LookupEnv(asProgram); ok {
+		if err := printReading(ctx, clientID, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	dir, err := os.MkdirTemp("", "lab-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -86,6 +95,7 @@ func (s *suite) start(ctx context.Context) error {
 		return err
 	}
 	config.QPS = -1
+	log.SetLogger(logr.Discard()) // the client library's own
 	if s.kube, err = client.NewWithWatch(config, client.Options{Scheme: env.Scheme()}); err != nil {
 		return err
 	}
@@ -135,6 +145,14 @@ func (s *suite) helm(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
+// kubectl runs the lab's own, which env finds by the lab's PATH.
+func (s *suite) kubectl(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "env", append([]string{"kubectl"}, args...)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.env["KUBECONFIG"], "PATH="+s.env["LAB_BIN"]+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // keepEvidence writes the logs of MIC and NMI, the lab's own, and the journal.
 func (s *suite) keepEvidence(ctx context.Context, dir string) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -143,10 +161,8 @@ func (s *suite) keepEvidence(ctx context.Context, dir string) {
 	}
 	write := func(name, text string) { _ = os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600) }
 	for _, component := range []string{"mic", "nmi"} {
-		cmd := exec.CommandContext(ctx, "kubectl", "--namespace", systemNamespace, "logs", "--prefix", "--tail=-1", "--selector=app.kubernetes.io/component="+component)
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+s.env["KUBECONFIG"], "PATH="+s.env["LAB_BIN"]+":"+os.Getenv("PATH"))
-		out, _ := cmd.CombinedOutput() // what there is
-		write(component+".log", string(out))
+		out, _ := s.kubectl(ctx, "--namespace", systemNamespace, "logs", "--prefix", "--tail=-1", "--selector=app.kubernetes.io/component="+component) // what there is
+		write(component+".log", out)
 	}
 	for _, component := range []string{"azuresim", "kube-apiserver", "kubelet", "containerd"} {
 		out, _ := s.cli(ctx, "logs", component) // what there is

@@ -13,8 +13,7 @@ import (
 )
 
 // SimulatorState is what is in Azure from the start: the nodes, and their own
-// identity with the roles that the tutorial gives it. A virtual machine is left
-// out: the simulator's document has no place for one yet.
+// identity with the roles that the tutorial gives it.
 func SimulatorState(lab topology.Lab) string {
 	doc := model.Document{
 		Tenant:     topology.Tenant,
@@ -26,18 +25,26 @@ func SimulatorState(lab topology.Lab) string {
 		},
 	}
 	for _, n := range lab.Nodes {
-		if n.IsVM() {
-			continue
-		}
-		if !slices.ContainsFunc(doc.ScaleSets, func(s model.ScaleSet) bool { return s.ID == n.Resource }) {
-			doc.ScaleSets = append(doc.ScaleSets, model.ScaleSet{ID: n.Resource, UserAssigned: []string{topology.AgentPool}})
-		}
-		doc.Nodes = append(doc.Nodes, model.Node{
-			Name: n.Name(), ScaleSet: n.Resource, Instance: n.Instance,
-			Prefixes: []netip.Prefix{netip.PrefixFrom(n.Addr(), n.Addr().BitLen()), n.Pods()},
-		})
+		addNode(&doc, n)
 	}
 	return toYAML(doc)
+}
+
+// addNode puts a node into Azure, with the virtual machine that it is or the
+// scale set that it is an instance of.
+func addNode(doc *model.Document, n topology.Node) {
+	node := model.Node{Name: n.Name(), Prefixes: []netip.Prefix{netip.PrefixFrom(n.Addr(), n.Addr().BitLen()), n.Pods()}}
+	resource := model.Resource{ID: n.Resource, UserAssigned: []string{topology.AgentPool}}
+	if n.IsVM() {
+		node.VM = n.Resource
+		doc.VirtualMachines = append(doc.VirtualMachines, resource)
+	} else {
+		node.ScaleSet, node.Instance = n.Resource, n.Instance
+		if !slices.ContainsFunc(doc.ScaleSets, func(s model.ScaleSet) bool { return s.ID == n.Resource }) {
+			doc.ScaleSets = append(doc.ScaleSets, resource)
+		}
+	}
+	doc.Nodes = append(doc.Nodes, node)
 }
 
 // HubFiles are the files of the simulated Azure, by path.

@@ -197,9 +197,6 @@ func TestSimulatorStateLoads(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range lab.Nodes {
-		if n.IsVM() {
-			continue
-		}
 		for _, addr := range []string{n.Addr().String(), n.Pods().Addr().Next().String()} {
 			got, ok := sim.State.NodeAt(mustAddr(t, addr))
 			if !ok || got.Name != n.Name() {
@@ -207,10 +204,10 @@ func TestSimulatorStateLoads(t *testing.T) {
 			}
 		}
 	}
-	if len(doc.ScaleSets) != 2 {
-		t.Errorf("%d scale sets, want 2", len(doc.ScaleSets))
+	if len(doc.ScaleSets) != 2 || len(doc.VirtualMachines) != 1 {
+		t.Errorf("%d scale sets and %d virtual machines, want 2 and 1", len(doc.ScaleSets), len(doc.VirtualMachines))
 	}
-	for _, s := range doc.ScaleSets {
+	for _, s := range slices.Concat(doc.ScaleSets, doc.VirtualMachines) {
 		if diff := cmp.Diff([]string{topology.AgentPool}, s.UserAssigned); diff != "" {
 			t.Errorf("identities of %s (-want +got):\n%s", s.ID, diff)
 		}
