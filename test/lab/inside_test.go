@@ -215,6 +215,24 @@ func (w *wire) isLeak(e journal.Entry) bool {
 	return e.Surface == journal.IMDS && w.pods.Contains(e.Remote)
 }
 
+// leaks returns the requests of pods that Azure answered since the last
+// [wire.forgive].
+func (w *wire) leaks(t *testing.T) []journal.Entry {
+	t.Helper()
+	entries, err := lab.sim.Journal(t.Context(), w.seq)
+	must(t, err)
+	return slices.DeleteFunc(entries, func(e journal.Entry) bool { return !w.isLeak(e) })
+}
+
+// forgive returns what has come, packets and requests that Azure answered, and
+// begins anew.
+func (w *wire) forgive(t *testing.T) (packets uint64, answered int) {
+	t.Helper()
+	packets, answered = w.fresh(t), len(w.leaks(t))
+	w.seq = lastEntry(t)
+	return packets, answered
+}
+
 // wantSilence fails the test if a packet of a pod has come since the wire was
 // last asked, or a request that Azure answered.
 func (w *wire) wantSilence(t *testing.T) {
@@ -222,12 +240,8 @@ func (w *wire) wantSilence(t *testing.T) {
 	if fresh := w.fresh(t); fresh > 0 {
 		t.Errorf("%d packets of pods reached the metadata address of %s", fresh, w.node)
 	}
-	entries, err := lab.sim.Journal(t.Context(), w.seq)
-	must(t, err)
-	for _, e := range entries {
-		if w.isLeak(e) {
-			t.Errorf("a pod was answered by the node's metadata service: %s", e)
-		}
+	for _, e := range w.leaks(t) {
+		t.Errorf("a pod was answered by the node's metadata service: %s", e)
 	}
 }
 
