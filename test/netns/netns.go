@@ -1,7 +1,7 @@
 // Package netns builds small networks out of Linux network namespaces, for
 // tests, the end-to-end world and the demo.
 //
-// Every namespace begins with a blackhole route for the metadata address and
+// Every namespace made here begins with a blackhole route for the metadata address and
 // has no default route, so that nothing sent in it can reach the real instance
 // metadata service of the machine. Namespaces are held by file descriptor and
 // never by a name under /run: when the process ends, in whatever way, the kernel
@@ -56,6 +56,21 @@ func New(name string) (*NS, error) {
 	}
 	if err := n.seal(); err != nil {
 		return nil, errors.Join(fmt.Errorf("preparing network namespace %s: %w", name, err), n.Close())
+	}
+	return n, nil
+}
+
+// Open returns the network namespace that a process is in. It holds on to it,
+// also after the process has ended, and changes nothing in it; Close lets go. The
+// name serves errors only.
+func Open(name string, pid int) (*NS, error) {
+	fd, err := netns.GetFromPid(pid)
+	if err != nil {
+		return nil, fmt.Errorf("opening the network namespace of process %d for %s: %w", pid, name, privileged(err))
+	}
+	n := &NS{name: name, fd: fd}
+	if n.handle, err = netlink.NewHandleAt(fd, unix.NETLINK_ROUTE); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening rtnetlink in %s: %w", name, privileged(err)), n.Close())
 	}
 	return n, nil
 }

@@ -66,6 +66,32 @@ func TestNewNamespaceReachesNothing(t *testing.T) {
 	}
 }
 
+func TestOpenOutlivesTheProcess(t *testing.T) {
+	n := netns.ForTest(t, "n")
+	cmd := exec.Command("/bin/cat")
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	must(t, n.Start(cmd))
+	opened, err := netns.Open("n, by process", cmd.Process.Pid)
+	must(t, err)
+	must(t, stdin.Close())
+	must(t, cmd.Wait())
+	inode := func(n *netns.NS) (stat unix.Stat_t) {
+		must(t, n.Do(func() error { return unix.Stat("/proc/thread-self/ns/net", &stat) }))
+		return stat
+	}
+	if got, want := inode(opened).Ino, inode(n).Ino; got != want {
+		t.Errorf("opened namespace %d, want %d", got, want)
+	}
+	must(t, opened.Close())
+	if _, err := n.Index("lo"); err != nil {
+		t.Errorf("closing it took something away: %v", err)
+	}
+	if _, err := netns.Open("ended", cmd.Process.Pid); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v for a process that has ended, want %v", err, os.ErrNotExist)
+	}
+}
+
 func TestTrafficAndCount(t *testing.T) {
 	a, b := pair(t)
 	counter, err := b.CountArrivals("eth0", netip.MustParseAddr("10.0.0.2"))
