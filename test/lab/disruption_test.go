@@ -182,11 +182,11 @@ func agentRules(t *testing.T, node string) string {
 }
 
 // awaitRules asks for the rules, for ten seconds at most, until they are what
-// they were. It fails the test if that is more than a second after start.
+// they were, and returns how long after start that was seen. It fails the test if that is more than a second after start.
 func awaitRules(t *testing.T, node, before string, start time.Time) time.Duration {
 	t.Helper()
 	for time.Since(start) < 10*time.Second {
-		now, err := lab.cli(t.Context(), "node", node[len("node"):], "--", "nft", "--stateless", "list", "table", "ip", agentTable)
+		now, err := inNode(t.Context(), node, "nft", "--stateless", "list", "table", "ip", agentTable)
 		took := time.Since(start)
 		if err != nil || now != before { // no table is an error
 			continue
@@ -419,6 +419,7 @@ func TestAPIServerRestarted(t *testing.T) {
 		_, _, a := runAsker(t, namespace, node, "known", identity)
 		asking = append(asking, a)
 	}
+	// Each calls its argument as often as it can while the API server is away.
 	for how, outage := range map[string]func(*testing.T, func()){
 		"killed":                         killAPIServer,
 		"silent for longer than a lease": silenceAPIServer,
@@ -464,7 +465,7 @@ func killAPIServer(t *testing.T, meanwhile func()) {
 // for 20 s, in which leases run out.
 func silenceAPIServer(t *testing.T, meanwhile func()) {
 	process := supervised(t, "node1", "kube-apiserver")
-	defer func() { onNode(t, "node1", "kill", "-CONT", strconv.Itoa(process)) }()
+	defer signal(t, "node1", "CONT", process)
 	signal(t, "node1", "STOP", process)
 	for tries := 0; apiServerAnswers(t); tries++ { // a stop may be a moment late
 		if tries == 20 {
@@ -502,7 +503,7 @@ func TestKubeletStopped(t *testing.T) {
 
 	kubelet := supervised(t, node, "kubelet")
 	t.Cleanup(func() { // again, if the test ended early
-		_, _ = lab.cli(context.WithoutCancel(t.Context()), "node", "2", "--", "kill", "-CONT", strconv.Itoa(kubelet))
+		_, _ = inNode(context.WithoutCancel(t.Context()), node, "kill", "-CONT", strconv.Itoa(kubelet))
 	})
 	signal(t, node, "STOP", kubelet)
 	staying.during(t, func() {

@@ -77,10 +77,15 @@ func readJSON(t *testing.T, file string, v any) {
 	must(t, json.Unmarshal(text, v))
 }
 
-// onNode runs a command in a node and returns what it printed.
+// inNode runs a command in a node and returns what it printed.
+func inNode(ctx context.Context, node string, command ...string) (string, error) {
+	return lab.cli(ctx, append([]string{"node", strings.TrimPrefix(node, "node"), "--"}, command...)...)
+}
+
+// onNode is inNode for a command that must succeed.
 func onNode(t *testing.T, node string, command ...string) string {
 	t.Helper()
-	out, err := lab.cli(t.Context(), append([]string{"node", strings.TrimPrefix(node, "node"), "--"}, command...)...)
+	out, err := inNode(t.Context(), node, command...)
 	if err != nil {
 		t.Fatalf("%s on %s: %v: %s", strings.Join(command, " "), node, err, out)
 	}

@@ -84,7 +84,7 @@ func run(m *testing.M) (code int) {
 
 // start brings the lab up and installs the chart, as a user would.
 func (s *suite) start(ctx context.Context) error {
-	if out, err := s.cli(ctx, "up", "--nodes", "2"); err != nil {
+	if out, err := s.cli(ctx, "up", "--nodes", "3"); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	if err := s.readEnv(ctx); err != nil {
