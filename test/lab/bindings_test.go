@@ -24,6 +24,7 @@ func TestSeveralIdentities(t *testing.T) {
 	addBinding(t, namespace, "beta-too", "beta", "both")
 	for node := range resources(t) {
 		t.Run(node, func(t *testing.T) {
+			t.Parallel()
 			pod := runPod(t, newPod(namespace, "both-"+node, "both", node))
 			awaitAssigned(t, pod, "alpha")
 			awaitAssigned(t, pod, "beta")
@@ -82,6 +83,7 @@ spec: {podLabels: {lab: addon}}
 `, namespace)
 	for node := range resources(t) {
 		t.Run(node, func(t *testing.T) {
+			t.Parallel()
 			pod := newPod(namespace, "excepted-"+node, "", node)
 			pod.Labels["lab"] = "addon"
 			pod = runPod(t, pod)
@@ -100,6 +102,7 @@ func TestRelabelledPod(t *testing.T) {
 	namespace, resourceOf := newNamespace(t), resources(t)
 	for node, resource := range resourceOf {
 		t.Run(node, func(t *testing.T) {
+			t.Parallel()
 			pod, before := boundPod(t, namespace, "before-"+node, node)
 			wantToken(t, pod, before, "")
 			after := newIdentity(t, namespace, "after-"+node)
@@ -138,6 +141,7 @@ func TestDeletedObjects(t *testing.T) {
 		"binding-gone-of-vm": {"node3", &v1.AzureIdentityBinding{ObjectMeta: meta("binding-gone-of-vm")}, "no AzureIdentityBinding selects pod"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			pod, identity := boundPod(t, namespace, name, test.node)
 			wantToken(t, pod, identity, "")
 			if err := lab.kube.Delete(t.Context(), test.deleted); err != nil {

@@ -155,16 +155,12 @@ func installNode(t *testing.T) string {
 		}
 		hash.Write(text)
 	}
-	cache := filepath.Join(env.Root(), ".cache", "node")
-	done := filepath.Join(cache, hex.EncodeToString(hash.Sum(nil)[:8]))
+	done := filepath.Join(env.Root(), ".cache", "node", hex.EncodeToString(hash.Sum(nil)[:8]))
 	if _, err := os.Stat(done); err == nil {
 		return filepath.Join(done, "read.js")
 	}
-	if err := os.MkdirAll(cache, 0o750); err != nil {
-		t.Fatal(err)
-	}
-	fresh, err := os.MkdirTemp(cache, "installing-")
-	if err != nil {
+	fresh := fmt.Sprintf("%s.%d", done, os.Getpid()) // complete before it has its name
+	if err := os.MkdirAll(fresh, 0o750); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(fresh) }) // moved away, unless the test failed

@@ -117,6 +117,7 @@ func TestInitContainer(t *testing.T) {
 	trusting, vault := trust(t, namespace), newVault(t, namespace, identity)
 	for node := range resources(t) {
 		t.Run(node, func(t *testing.T) {
+			t.Parallel()
 			pod := newPod(namespace, node, "init", node)
 			pod.Spec.InitContainers = []corev1.Container{demo(vault)}
 			trusting(&pod.Spec)
@@ -137,16 +138,17 @@ func TestShortJob(t *testing.T) {
 	bind(t, namespace, "job", identity)
 	trusting, vault := trust(t, namespace), newVault(t, namespace, identity)
 	for node := range resources(t) {
-		job := newPod(namespace, "", "job", node)
-		job.Spec.RestartPolicy = corev1.RestartPolicyNever
-		job.Spec.Containers = []corev1.Container{demo(vault)}
-		trusting(&job.Spec)
-		// First with the identity on no node, then while another pod of the node
-		// has it.
-		t.Run(node+"/cold", func(t *testing.T) { runJob(t, job, "cold-"+node) })
-		holder := runPod(t, newPod(namespace, "holder-"+node, "job", node))
-		awaitAssigned(t, holder, "job")
-		t.Run(node+"/warm", func(t *testing.T) { runJob(t, job, "warm-"+node) })
+		t.Run(node, func(t *testing.T) {
+			t.Parallel()
+			job := newPod(namespace, "", "job", node)
+			job.Spec.RestartPolicy = corev1.RestartPolicyNever
+			job.Spec.Containers = []corev1.Container{demo(vault)}
+			trusting(&job.Spec)
+			runJob(t, job, "cold-"+node) // the identity is not on the node
+
+			awaitAssigned(t, runPod(t, newPod(namespace, "holder-"+node, "job", node)), "job")
+			runJob(t, job, "warm-"+node) // another pod has it already
+		})
 	}
 }
 
@@ -167,7 +169,7 @@ func runJob(t *testing.T, template *corev1.Pod, name string) {
 	}, client.InNamespace(job.Namespace))
 	wantSecretRead(t, pod)
 	state := pod.Status.ContainerStatuses[0].State.Terminated
-	t.Logf("the job ran for %s, with exit code %d", state.FinishedAt.Sub(state.StartedAt.Time), state.ExitCode)
+	t.Logf("job %s ran for %s, with exit code %d", name, state.FinishedAt.Sub(state.StartedAt.Time), state.ExitCode)
 	if pod.Status.Phase != corev1.PodSucceeded {
 		t.Errorf("the job's pod is %s", pod.Status.Phase)
 	}
@@ -183,6 +185,7 @@ func TestHostNetworkPod(t *testing.T) {
 	bind(t, namespace, "host", identity)
 	for node := range resources(t) {
 		t.Run(node, func(t *testing.T) {
+			t.Parallel()
 			pod := newPod(namespace, node, "host", node)
 			pod.Spec.HostNetwork = true
 			pod = runPod(t, pod)
