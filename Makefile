@@ -23,7 +23,7 @@ demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kube
 	@go run ./test/demo
 
 .PHONY: test
-test: root debian vet lint generated test-all test-lab e2e ## Run every check and test: vet, lint, unit, API server, network namespaces, end to end.
+test: root debian vet lint generated test-all test-lab ## Run the checks and tests: vet, lint, unit, API server, network namespaces, the quick end to end, the lab.
 
 .PHONY: lab
 lab: ## Build bin/lab, which runs a real Kubernetes without Docker (bin/lab --help).
@@ -62,6 +62,7 @@ test-lab: root debian lab ## Run the tests of the lab itself.
 
 .PHONY: e2e
 e2e: root debian lab $(BIN)/helm ## Run the end-to-end scenarios on a lab; logs and the simulator's journal are kept on failure.
+	@hack/debian.sh node:nodejs npm
 	@echo "go test -tags e2e ./test/lab"
 	@bin/lab build
 	@go test -tags e2e -count=$(COUNT) -timeout 25m ./test/lab

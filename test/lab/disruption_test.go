@@ -241,6 +241,7 @@ func TestLeaderLost(t *testing.T) {
 	} {
 		t.Run(lost.how, func(t *testing.T) {
 			const node = "node2"
+			awaitQuiet(t)
 			namespace := newNamespace(t)
 			identity := newIdentity(t, namespace, "app")
 			bind(t, namespace, "app", identity)
@@ -266,6 +267,20 @@ func TestLeaderLost(t *testing.T) {
 			await(t, &appsv1.DeploymentList{}, "both replicas of MIC are there", func(d *appsv1.Deployment) bool {
 				return d.Name == "aad-pod-identity-mic" && d.Status.Replicas == 2 && d.Status.AvailableReplicas == 2
 			}, client.InNamespace(systemNamespace))
+		})
+	}
+}
+
+// awaitQuiet waits until MIC has taken away what earlier tests needed, so that
+// the faults to come meet this test's requests and no others.
+func awaitQuiet(t *testing.T) {
+	t.Helper()
+	var records v1.AzureIdentityAttachmentList
+	must(t, lab.kube.List(t.Context(), &records))
+	for i := range records.Items {
+		name := records.Items[i].Name
+		await(t, &v1.AzureIdentityAttachmentList{}, name+" owns nothing", func(a *v1.AzureIdentityAttachment) bool {
+			return a.Name == name && len(a.Spec.Owned) == 0
 		})
 	}
 }
