@@ -30,7 +30,7 @@ func ParseVersion(s string) (Version, error) {
 	minor, _ := strconv.Atoi(parts[1]) // digits, by the expression
 	patch, _ := strconv.Atoi(parts[2]) // as above
 	if minor < OldestMinor {
-		return Version{}, fmt.Errorf("Kubernetes %s is too old: want v1.%d.0 or newer", s, OldestMinor) //nolint:staticcheck // a name
+		return Version{}, fmt.Errorf("Kubernetes %s is too old: want v1.%d.0 or newer", s, OldestMinor)
 	}
 	return Version{minor: minor, patch: patch}, nil
 }

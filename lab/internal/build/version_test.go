@@ -175,7 +175,7 @@ func scriptTree(t *testing.T) (Builder, string) {
 	programs := map[string]string{filepath.Join(b.Root, "hack", "kubernetes.sh"): string(script), filepath.Join(bin, "go"): fakeGo}
 	for path, text := range programs {
 		write(t, path, text)
-		if err := os.Chmod(path, 0o700); err != nil { //nolint:gosec // programs
+		if err := os.Chmod(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
