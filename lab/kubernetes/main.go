@@ -39,7 +39,7 @@ func main() {
 		"kube-controller-manager": component(manager.NewControllerManagerCommand),
 		"kube-proxy":              component(proxy.NewProxyCommand),
 		"kube-scheduler":          component(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
-		"kubelet":                 component(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
+		"kubelet":                 component(func() *cobra.Command { return withContext(kubelet.NewKubeletCommand) }),
 	}
 	name := filepath.Base(os.Args[0])
 	run, ok := programs[name]
@@ -52,4 +52,17 @@ func main() {
 
 func component(command func() *cobra.Command) func() {
 	return func() { os.Exit(cli.Run(command())) }
+}
+
+// withContext makes a command by a function that, from some version on, takes a
+// context: that of the kubelet does since 1.34. This source is compiled with each
+// version of Kubernetes that a lab can run.
+func withContext(newCommand any) *cobra.Command {
+	switch newCommand := newCommand.(type) {
+	case func(context.Context) *cobra.Command:
+		return newCommand(context.Background())
+	case func() *cobra.Command:
+		return newCommand()
+	}
+	panic(fmt.Sprintf("a command is made by a %T, which this program does not know", newCommand))
 }

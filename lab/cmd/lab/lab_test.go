@@ -71,7 +71,11 @@ func tryAll(t *testing.T, l *lab, env string) {
 		if out := l.refused(t, "up", "--nodes", "2"); !strings.Contains(out, "runs with 3 nodes: `lab down` first") {
 			t.Error(out)
 		}
+		if out := l.refused(t, "up", "--kubernetes-version", "v1.30.0"); !strings.Contains(out, ": `lab down` first for one with v1.30.0") {
+			t.Error(out)
+		}
 	})
+	t.Run("every part is of the version that is told", func(t *testing.T) { oneVersion(t, l, env) })
 	t.Run("pods run", func(t *testing.T) {
 		for _, step := range [][]string{{"apply", "-f", "-"}, {"wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"}} {
 			if _, err := l.kubectl(t.Context(), env, pods, step...); err != nil {
@@ -104,6 +108,23 @@ func tryAll(t *testing.T, l *lab, env string) {
 			}
 		}
 	})
+}
+
+// oneVersion compares what the lab says that it runs with what Kubernetes says.
+func oneVersion(t *testing.T, l *lab, env string) {
+	_, told, _ := strings.Cut(env, "LAB_KUBERNETES='")
+	told, _, _ = strings.Cut(told, "'")
+	if out := l.run(t, "status"); told == "" || !strings.Contains(out, ": Kubernetes "+told+", ") {
+		t.Errorf("`lab env` tells of version %q, status of\n%s", told, out)
+	}
+	nodes, err := l.kubectl(t.Context(), env, "", "get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.kubeletVersion}")
+	if want := strings.Join([]string{told, told, told}, " "); err != nil || nodes != want {
+		t.Errorf("nodes run %q, %v; want %q", nodes, err, want)
+	}
+	both, err := l.kubectl(t.Context(), env, "", "version")
+	if err != nil || !strings.Contains(both, "Client Version: "+told) || !strings.Contains(both, "Server Version: "+told) {
+		t.Errorf("kubectl and API server: %v\n%s", err, both)
+	}
 }
 
 // reach asks from inside the pods.

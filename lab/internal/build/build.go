@@ -8,6 +8,7 @@ package build
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,7 +25,8 @@ import (
 )
 
 // The versions of what is built by version. Kubernetes, etcd and CoreDNS have
-// theirs in lab/kubernetes/go.mod and lab/coredns/go.mod.
+// theirs in lab/kubernetes/go.mod and lab/coredns/go.mod; another version of
+// Kubernetes is built on demand, by [Builder.WithKubernetes].
 const (
 	containerdVersion = "v2.4.2"
 	cniVersion        = "v1.9.1"
@@ -37,13 +39,13 @@ type Builder struct {
 	Root string
 	// Progress is told what goes on.
 	Progress func(format string, args ...any)
+
+	// other is the version of Kubernetes, if not the pinned one.
+	other Version
 }
 
 // Programs is the folder of everything but Kubernetes and etcd.
 func (b Builder) Programs() string { return filepath.Join(b.Root, ".cache", "lab", "bin") }
-
-// Kubernetes is the folder of the Kubernetes programs and etcd.
-func (b Builder) Kubernetes() string { return filepath.Join(b.Root, ".cache", "kubernetes") }
 
 // CNI is the folder of the CNI plugins, apart since one is called like a program
 // of every machine.
@@ -59,9 +61,11 @@ type part struct {
 	takes string
 	// version changes when the part must be built again. Empty: always built.
 	version string
-	dir     string   // where files are afterwards
-	files   []string // what there is afterwards, in dir
-	build   func(ctx context.Context) error
+	// record is the name of its stamp, if that is not the part's.
+	record string
+	dir    string   // where files are afterwards
+	files  []string // what there is afterwards, in dir
+	build  func(ctx context.Context) error
 }
 
 // Parts returns the names of all parts, in building order.
@@ -88,7 +92,7 @@ func (b Builder) parts() ([]part, error) {
 		cni        = "github.com/containernetworking/plugins/plugins"
 	)
 	return []part{
-		{name: "kubernetes", takes: "6 minutes", version: kubernetes, dir: b.Kubernetes(), files: []string{"kubelet", "kube-apiserver"}, build: b.kubernetes},
+		{name: "kubernetes", takes: "6 minutes", version: kubernetes, record: b.kubernetesName(), dir: b.Kubernetes(), files: []string{"kubelet", "kube-apiserver"}, build: b.kubernetes},
 		{
 			name: "containerd", takes: "a minute", version: containerdVersion, dir: b.Programs(), files: []string{"containerd", "containerd-shim-runc-v2", "ctr"},
 			build: b.install(b.Programs(), "-X "+containerd+"/version.Version="+containerdVersion, containerdVersion,
@@ -149,7 +153,7 @@ func (b Builder) buildOne(ctx context.Context, parts []part, name string) error 
 }
 
 func (b Builder) stampFile(p part) string {
-	return filepath.Join(b.Root, ".cache", "lab", "stamps", p.name)
+	return filepath.Join(b.Root, ".cache", "lab", "stamps", cmp.Or(p.record, p.name))
 }
 
 func (p part) stamp() string { return p.version + " " + runtime.Version() + " " + runtime.GOARCH }
@@ -178,7 +182,7 @@ func (b Builder) stamp(p part) error {
 }
 
 func (b Builder) kubernetes(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(b.Root, "hack", "kubernetes.sh"), "all") //nolint:gosec // of this project
+	cmd := exec.CommandContext(ctx, filepath.Join(b.Root, "hack", "kubernetes.sh"), b.kubernetesArgs()...) //nolint:gosec // of this project
 	return b.run(cmd)
 }
 

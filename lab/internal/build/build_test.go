@@ -45,13 +45,18 @@ func TestCheckMachine(t *testing.T) {
 func tree(t *testing.T, files ...string) Builder {
 	t.Helper()
 	root := t.TempDir()
-	for _, f := range append(files, "lab/kubernetes/go.mod", "lab/coredns/go.mod", "hack/kubernetes.sh") {
-		path := filepath.Join(root, f)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(f), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+	for _, f := range append(files, "lab/coredns/go.mod", "hack/kubernetes.sh") {
+		write(t, filepath.Join(root, f), f)
 	}
+	write(t, filepath.Join(root, "lab", "kubernetes", "go.mod"), "module x\n\nrequire (\n\tk8s.io/kubectl v0.0.0\n\tk8s.io/kubernetes v1.36.3\n)\n")
 	return Builder{Root: root, Progress: func(format string, args ...any) { t.Logf(format, args...) }}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestFindRoot(t *testing.T) {

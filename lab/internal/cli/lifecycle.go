@@ -7,13 +7,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/build"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/cluster"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/nodeinit"
 	"github.com/aad-pod-identity/aad-pod-identity/lab/internal/topology"
 )
 
+const versionFlag = "kubernetes-version"
+
 func (a *app) up() *cobra.Command {
-	nodes := 0
+	nodes, version := 0, ""
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the lab, or make sure that it runs; build what is missing first",
@@ -22,23 +25,26 @@ run. If the lab runs, it loads changed images. If an earlier command left it hal
 
 The nodes differ: odd ones link pods by a bridge and have kube-proxy in iptables mode, even ones have
 point-to-point links and kube-proxy in nftables mode, and nothing there sets route_localnet. The third is a
-virtual machine, all others are instances of two scale sets.`,
-		Args: cobra.NoArgs,
+virtual machine, all others are instances of two scale sets.
+
+Kubernetes is the version that this project pins, or one of --kubernetes-version, 1.30 or newer. Another
+version is built once, into a folder of its own, with the etcd that it was tested with.`,
+		Example: "  lab up\n  lab up --nodes 3\n  lab up --kubernetes-version v1.35.4",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if cmd.Flags().Changed("nodes") && nodes < 1 {
-				return fmt.Errorf("--nodes is %d: want 1 to %d", nodes, topology.MaxNodes)
-			}
-			if nodes > topology.MaxNodes {
-				return fmt.Errorf("--nodes is %d: want 1 to %d", nodes, topology.MaxNodes)
+			want, err := wanted(nodes, cmd.Flags().Changed("nodes"), version)
+			if err != nil {
+				return err
 			}
 			lab, err := a.lab()
 			if err != nil {
 				return err
 			}
-			return lab.Up(cmd.Context(), nodes)
+			return lab.Up(cmd.Context(), want)
 		},
 	}
 	cmd.Flags().IntVar(&nodes, "nodes", 0, fmt.Sprintf("how many nodes, 1 to %d (default: as it runs, or %d)", topology.MaxNodes, cluster.DefaultNodes))
+	cmd.Flags().StringVar(&version, versionFlag, "", "version of Kubernetes, such as v1.35.4 (default: as it runs, or the pinned one)")
 	return cmd
 }
 
@@ -78,6 +84,23 @@ func (a *app) build() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// wanted checks the flags of up. Without a number of nodes or a version the lab
+// is as it runs, or by default.
+func wanted(nodes int, counted bool, version string) (cluster.Want, error) {
+	if nodes > topology.MaxNodes || counted && nodes < 1 {
+		return cluster.Want{}, fmt.Errorf("--nodes is %d: want 1 to %d", nodes, topology.MaxNodes)
+	}
+	want := cluster.Want{Nodes: nodes}
+	if version == "" {
+		return want, nil
+	}
+	var err error
+	if want.Kubernetes, err = build.ParseVersion(version); err != nil {
+		return want, fmt.Errorf("--%s: %w", versionFlag, err)
+	}
+	return want, nil
 }
 
 // initNode is what a node's first process is called with.

@@ -43,6 +43,7 @@ type Options struct {
 type Lab struct {
 	dir      state.Dir
 	builder  build.Builder
+	version  build.Version // of Kubernetes, once a command knows it
 	self     string
 	progress func(format string, args ...any)
 	cgroups  cgroup.Hierarchies
@@ -79,10 +80,35 @@ func (l *Lab) paths() render.Paths {
 	if err != nil {
 		runc = "runc" // up has checked before anything uses it
 	}
-	return render.Paths{Programs: l.builder.Programs(), CNI: l.builder.CNI(), Kubernetes: l.builder.Kubernetes(), Runc: runc, State: string(l.dir)}
+	return render.Paths{Programs: l.builder.Programs(), CNI: l.builder.CNI(), Kubernetes: l.builder.Kubernetes(), Minor: l.version.Minor(), Runc: runc, State: string(l.dir)}
 }
 
-// plan returns the plan of the lab that is there, or [ErrNone].
+// use makes this a lab of a version of Kubernetes; the zero one is the pinned.
+func (l *Lab) use(version build.Version) error {
+	builder, err := l.builder.WithKubernetes(version)
+	if err != nil {
+		return err
+	}
+	l.builder = builder
+	l.version, err = builder.KubernetesVersion()
+	return err
+}
+
+// useSaved is [Lab.use] of the version that a lab was started with. One without
+// a record of it was started when there was only the pinned one.
+func (l *Lab) useSaved(saved state.Lab) error {
+	if saved.Kubernetes == "" {
+		return l.use(build.Version{})
+	}
+	version, err := build.ParseVersion(saved.Kubernetes)
+	if err != nil {
+		return fmt.Errorf("reading which Kubernetes the lab runs: %w: `lab down` removes it", err)
+	}
+	return l.use(version)
+}
+
+// plan returns the plan of the lab that is there, whose version of Kubernetes is
+// used from here on, or [ErrNone].
 func (l *Lab) plan() (topology.Lab, error) {
 	saved, ok, err := l.dir.Load()
 	if err != nil {
@@ -90,6 +116,9 @@ func (l *Lab) plan() (topology.Lab, error) {
 	}
 	if !ok {
 		return topology.Lab{}, fmt.Errorf("%w (looked in %s)", ErrNone, l.dir)
+	}
+	if err := l.useSaved(saved); err != nil {
+		return topology.Lab{}, err
 	}
 	return topology.New(saved.Number, saved.Nodes)
 }

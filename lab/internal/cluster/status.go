@@ -26,7 +26,7 @@ func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(out, "lab %d in %s: API server %s, simulator %s\n\n", lab.Number, l.dir, render.APIURL(lab), render.ControlURL(lab))
+	fmt.Fprintf(out, "lab %d in %s: Kubernetes %s, API server %s, simulator %s\n\n", lab.Number, l.dir, l.version, render.APIURL(lab), render.ControlURL(lab))
 	nodes := l.nodeWords(ctx)
 	down := 0
 	row := func(name, address, kind, says string) {
@@ -136,6 +136,7 @@ func (l *Lab) Env() ([]string, error) {
 		"LAB_SIMULATOR=" + render.ControlURL(lab),
 		"LAB_AZURE_CA=" + p.AzureCA(),
 		"LAB_DIR=" + string(l.dir),
+		"LAB_KUBERNETES=" + l.version.String(),
 		"LAB_BIN=" + p.Programs + ":" + p.Kubernetes,
 	}, nil
 }

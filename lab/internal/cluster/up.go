@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,39 +19,64 @@ import (
 // DefaultNodes is one node of each layout.
 const DefaultNodes = 2
 
-// Up brings a lab of so many nodes up, or makes sure that it is; 0 takes what is
-// there, or [DefaultNodes]. What an earlier command left half-made is removed
-// first.
-func (l *Lab) Up(ctx context.Context, nodes int) error {
+// Want says which lab is wanted. What is zero is as it runs, or by default.
+type Want struct {
+	// Nodes is how many; by default [DefaultNodes].
+	Nodes int
+	// Kubernetes is its version; by default the one that this project pins.
+	Kubernetes build.Version
+}
+
+// check is an error if a lab that runs is not the one that is wanted.
+func (w Want) check(nodes int, version build.Version) error {
+	if w.Nodes != 0 && w.Nodes != nodes {
+		return fmt.Errorf("the lab runs with %d nodes: `lab down` first for one with %d", nodes, w.Nodes)
+	}
+	if w.Kubernetes != (build.Version{}) && w.Kubernetes != version {
+		return fmt.Errorf("the lab runs Kubernetes %s: `lab down` first for one with %s", version, w.Kubernetes)
+	}
+	return nil
+}
+
+// Up brings the lab up that is wanted, or makes sure that it is. What an earlier
+// command left half-made is removed first.
+func (l *Lab) Up(ctx context.Context, want Want) error {
 	unlock, err := l.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	lab, running, err := l.present()
+	lab, running, err := l.settle(want)
 	if err != nil {
 		return err
-	}
-	if running && nodes != 0 && nodes != len(lab.Nodes) {
-		return fmt.Errorf("the lab runs with %d nodes: `lab down` first for one with %d", len(lab.Nodes), nodes)
 	}
 	archives, err := l.prepare(ctx)
 	if err != nil {
 		return err
 	}
 	if !running {
-		if nodes == 0 {
-			nodes = DefaultNodes
-		}
-		if lab, err = l.create(ctx, nodes); err != nil {
+		if lab, err = l.create(ctx, cmp.Or(want.Nodes, DefaultNodes)); err != nil {
 			return fmt.Errorf("%w (`lab logs` shows why, `lab down` removes what is there)", err)
 		}
 	}
 	if err := l.finish(ctx, lab, archives); err != nil {
 		return fmt.Errorf("%w (`lab status` and `lab logs` show more)", err)
 	}
-	l.progress("lab %d is up: eval \"$(lab env)\"", lab.Number)
+	l.progress("lab %d is up, with Kubernetes %s: eval \"$(lab env)\"", lab.Number, l.version)
 	return nil
+}
+
+// settle returns the lab that runs as a whole, if it is the one that is wanted,
+// and which version of Kubernetes is used from here on.
+func (l *Lab) settle(want Want) (topology.Lab, bool, error) {
+	lab, running, err := l.present()
+	if err != nil {
+		return topology.Lab{}, false, err
+	}
+	if running {
+		return lab, true, want.check(len(lab.Nodes), l.version)
+	}
+	return topology.Lab{}, false, l.use(want.Kubernetes)
 }
 
 func (l *Lab) lock(ctx context.Context) (func(), error) {
@@ -60,19 +86,14 @@ func (l *Lab) lock(ctx context.Context) (func(), error) {
 // present returns the lab that runs as a whole; false for anything less.
 func (l *Lab) present() (topology.Lab, bool, error) {
 	saved, ok, err := l.dir.Load()
+	if err != nil || !ok || !saved.Complete {
+		return topology.Lab{}, false, err
+	}
+	lab, err := l.plan()
 	if err != nil {
 		return topology.Lab{}, false, err
 	}
-	if ok && saved.Complete {
-		lab, err := topology.New(saved.Number, saved.Nodes)
-		if err != nil {
-			return topology.Lab{}, false, err
-		}
-		if l.allAlive(lab) {
-			return lab, true, nil
-		}
-	}
-	return topology.Lab{}, false, nil
+	return lab, l.allAlive(lab), nil
 }
 
 // prepare builds everything and packs the images of all programs that there are.
@@ -96,7 +117,7 @@ func (l *Lab) create(ctx context.Context, nodes int) (topology.Lab, error) {
 	if err != nil {
 		return topology.Lab{}, err
 	}
-	l.progress("lab %d: %d nodes in %s", lab.Number, len(lab.Nodes), lab.Range())
+	l.progress("lab %d: %d nodes in %s, Kubernetes %s", lab.Number, len(lab.Nodes), lab.Range(), l.version)
 	if err := l.writeKeys(lab); err != nil {
 		return topology.Lab{}, err
 	}
@@ -110,7 +131,7 @@ func (l *Lab) create(ctx context.Context, nodes int) (topology.Lab, error) {
 			return topology.Lab{}, fmt.Errorf("starting %s: %w", n.Name(), err)
 		}
 	}
-	return lab, l.dir.Save(state.Lab{Number: lab.Number, Nodes: nodes, Complete: true})
+	return lab, l.dir.Save(state.Lab{Number: lab.Number, Nodes: nodes, Kubernetes: l.version.String(), Complete: true})
 }
 
 // claim starts the hub, which has nothing to do yet, and takes a number with a
@@ -128,7 +149,7 @@ func (l *Lab) claim(nodes int) (topology.Lab, *member, error) {
 	if err != nil {
 		return topology.Lab{}, nil, err
 	}
-	return lab, hub, l.dir.Save(state.Lab{Number: number, Nodes: nodes})
+	return lab, hub, l.dir.Save(state.Lab{Number: number, Nodes: nodes, Kubernetes: l.version.String()})
 }
 
 func (l *Lab) startHub(ctx context.Context, lab topology.Lab, hub *member) error {

@@ -99,7 +99,7 @@ func cni(n topology.Node) string {
 }
 
 func kubelet(n topology.Node, p Paths) string {
-	return toYAML(object{
+	config := object{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"address": "0.0.0.0",
 		"authentication": object{
@@ -107,7 +107,7 @@ func kubelet(n topology.Node, p Paths) string {
 			"x509": object{"clientCAFile": p.pki("ca.crt")},
 		},
 		"authorization": object{"mode": "Webhook"},
-		"cgroupDriver":  "cgroupfs", "cgroupRoot": "/" + n.Cgroup(), "failCgroupV1": false,
+		"cgroupDriver":  "cgroupfs", "cgroupRoot": "/" + n.Cgroup(),
 		"failSwapOn": false, "enforceNodeAllocatable": []string{},
 		"containerRuntimeEndpoint": "unix://" + containerdSocket,
 		"providerID":               n.ProviderID(),
@@ -118,7 +118,11 @@ func kubelet(n topology.Node, p Paths) string {
 		"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
 		"nodeStatusUpdateFrequency": "4s", "serializeImagePulls": false,
 		"logging": object{"verbosity": 2},
-	})
+	}
+	if p.Minor >= 31 { // which was the first to have it
+		config["failCgroupV1"] = false
+	}
+	return toYAML(config)
 }
 
 func proxy(lab topology.Lab, n topology.Node, p Paths) string {
@@ -134,6 +138,9 @@ func proxy(lab topology.Lab, n topology.Node, p Paths) string {
 	}
 	if n.ProxyMode == "iptables" {
 		config["iptables"] = object{"localhostNodePorts": n.RouteLocalnet}
+	}
+	if n.ProxyMode == "nftables" && p.Minor < 31 { // in 1.30 it was an alpha feature
+		config["featureGates"] = object{"NFTablesProxyMode": true}
 	}
 	return toYAML(config)
 }

@@ -18,6 +18,8 @@ type Paths struct {
 	CNI string
 	// Kubernetes is the folder of the Kubernetes programs and etcd.
 	Kubernetes string
+	// Minor is the minor version of the Kubernetes programs there: 36 of v1.36.3.
+	Minor int
 	// Runc is the path of runc, which is the machine's own.
 	Runc string
 	// State is the lab's folder.

@@ -3,6 +3,7 @@ package render_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -36,13 +37,18 @@ func plan(t *testing.T, nodes int) topology.Lab {
 }
 
 func paths() render.Paths {
-	return render.Paths{Programs: "/cache/bin", CNI: "/cache/cni", Kubernetes: "/cache/kubernetes", Runc: "/usr/sbin/runc", State: "/srv/lab"}
+	return render.Paths{Programs: "/cache/bin", CNI: "/cache/cni", Kubernetes: "/cache/kubernetes", Minor: 36, Runc: "/usr/sbin/runc", State: "/srv/lab"}
 }
 
 // file returns a file of a node, decoded.
 func file(t *testing.T, lab topology.Lab, node int, path string) map[string]any {
 	t.Helper()
-	text, ok := render.Files(lab, lab.Nodes[node-1], paths())[path]
+	return decoded(t, render.Files(lab, lab.Nodes[node-1], paths()), path)
+}
+
+func decoded(t *testing.T, files map[string]string, path string) map[string]any {
+	t.Helper()
+	text, ok := files[path]
 	if !ok {
 		t.Fatalf("there is no %s", path)
 	}
@@ -82,6 +88,27 @@ func TestProxyDiffersByNode(t *testing.T) {
 	}
 	if iptables["clusterCIDR"] != "10.104.96.0/19" {
 		t.Errorf("cluster range %v", iptables["clusterCIDR"])
+	}
+}
+
+// TestOlderKubernetes is given what it knows: a setting that it does not know is
+// ignored at best.
+func TestOlderKubernetes(t *testing.T) {
+	lab := plan(t, 2)
+	type settings struct{ CgroupV1, GateOfIPTables, GateOfNFTables any }
+	gate := map[string]any{"NFTablesProxyMode": true}
+	for minor, want := range map[int]settings{30: {nil, nil, gate}, 31: {CgroupV1: false}, 35: {CgroupV1: false}, 36: {CgroupV1: false}} {
+		t.Run(fmt.Sprintf("1.%d", minor), func(t *testing.T) {
+			p := paths()
+			p.Minor = minor
+			first, second := render.Files(lab, lab.Nodes[0], p), render.Files(lab, lab.Nodes[1], p)
+			got := settings{CgroupV1: decoded(t, first, "/srv/lab/node1/config/kubelet.yaml")["failCgroupV1"]}
+			got.GateOfIPTables = decoded(t, first, "/srv/lab/node1/config/kube-proxy.yaml")["featureGates"]
+			got.GateOfNFTables = decoded(t, second, "/srv/lab/node2/config/kube-proxy.yaml")["featureGates"]
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -95,6 +95,8 @@ func (d Dir) Remove() error {
 type Lab struct {
 	Number int
 	Nodes  int
+	// Kubernetes is the version that it runs, such as v1.36.3.
+	Kubernetes string
 	// Complete is set once everything has been started; a lab without it was
 	// left half-made.
 	Complete bool

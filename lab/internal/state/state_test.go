@@ -114,7 +114,7 @@ func TestRecordAndLabSurvive(t *testing.T) {
 		t.Fatalf("an empty folder holds a lab: %v %v", ok, err)
 	}
 	want := Process{PID: 3, Start: 4, Boot: "b"}
-	for _, step := range []error{dir.Record("node1", want), dir.Record("azure", want), dir.Save(Lab{Number: 5, Nodes: 2})} {
+	for _, step := range []error{dir.Record("node1", want), dir.Record("azure", want), dir.Save(Lab{Number: 5, Nodes: 2, Kubernetes: "v1.35.4"})} {
 		if step != nil {
 			t.Fatal(step)
 		}
@@ -128,7 +128,7 @@ func TestRecordAndLabSurvive(t *testing.T) {
 		t.Errorf("names %v (-want +got):\n%s", err, diff)
 	}
 	lab, ok, err := dir.Load()
-	if err != nil || !ok || lab != (Lab{Number: 5, Nodes: 2}) {
+	if err != nil || !ok || lab != (Lab{Number: 5, Nodes: 2, Kubernetes: "v1.35.4"}) {
 		t.Errorf("got %v %v %v", lab, ok, err)
 	}
 }
