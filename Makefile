@@ -20,6 +20,7 @@ help: ## Show this text.
 
 .PHONY: demo
 demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kubernetes on this machine. KEEP=1 leaves it running.
+	@bin/lab build
 	@go run ./test/demo
 
 .PHONY: test
