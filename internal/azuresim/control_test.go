@@ -146,6 +146,11 @@ func TestControlAPIRefusesInWords(t *testing.T) {
 		"no such fault":           {"DELETE", "/faults/9", "", 404, `no fault \"9\"`},
 		"since that is no number": {"GET", "/journal?since=a", "", 400, "parsing since"},
 		"wait that is no time":    {"GET", "/journal?wait=1", "", 400, "parsing wait"},
+		"unknown setting":         {"PUT", "/settings", `{"arm":{"throttle":{}}}`, 400, `unknown field \"throttle\"`},
+		"setting that cannot be":  {"PUT", "/settings", `{"clockFactor":-1}`, 400, "clockFactor is -1"},
+		"document's bad setting":  {"POST", "/state", `{"settings":{"clockFactor":-1}}`, 400, "clockFactor is -1"},
+		"latency that is none":    {"PUT", "/settings", `{"arm":{"latency":{"vm":"long"}}}`, 400, "want a duration such as 2s"},
+		"burst without limits":    {"POST", "/bursts", `{"vm":"` + vmID + `","verb":"get","requests":1}`, 400, "nothing is limited"},
 		"unknown query":           {"GET", "/journal?after=1", "", 400, `unknown query parameter \"after\"`},
 	} {
 		t.Run(name, func(t *testing.T) {

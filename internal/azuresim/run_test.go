@@ -111,7 +111,7 @@ func TestProcessRefusesToStart(t *testing.T) {
 		"a port in use":        {[]string{"--imds-address=" + taken.Addr().String()}, "listening at --imds-address"},
 		"an address of nobody": {[]string{"--control-address=nowhere"}, "listening at --control-address"},
 		"half a CA":            {[]string{"--ca-cert=" + lonely, "--ca-key=" + dir + "/none"}, "only one of"},
-		"a negative latency":   {[]string{"--arm-latency=-1s"}, "must not be negative"},
+		"a clock that stands":  {[]string{"--clock-factor=-1"}, "clockFactor is -1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"--https-address=127.0.0.1:0", "--imds-address=127.0.0.1:0", "--control-address=127.0.0.1:0"}, test.args...)
@@ -149,6 +149,7 @@ func TestParseOptions(t *testing.T) {
 		"unknown flag":        {[]string{"--azure"}, "unknown flag: --azure"},
 		"an argument":         {[]string{"run"}, `unexpected "run"`},
 		"a latency of no use": {[]string{"--arm-latency=soon"}, "soon"},
+		"a negative latency":  {[]string{"--arm-latency=-1s"}, "want a duration such as 2s"},
 		"a key alone":         {[]string{"--ca-key=x"}, "--ca-key needs --ca-cert"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -185,12 +185,20 @@ func operationURL(op state.Operation, version string) string {
 		Host, op.Subscription, op.Location, op.ID, version)
 }
 
-// retryAfter is how long a client should wait for an operation, in whole
-// seconds: 0 when operations end at once, else 1 to 10.
-func (s *Server) retryAfter() string {
-	if s.Latency <= 0 {
+// pollInterval is how often ARM wants an operation asked for.
+const pollInterval = 10 * time.Second
+
+// pollAfter is when a client should ask for an operation again: 0 for one that
+// ends at once, else when it may have ended, or at ARM's interval if that is
+// sooner.
+func (s *Server) pollAfter(op state.Operation) string {
+	if op.Runs <= 0 {
 		return "0"
 	}
-	seconds := int((s.Latency + time.Second - 1) / time.Second)
-	return strconv.Itoa(min(seconds, 10))
+	return wholeSeconds(min(op.Runs, s.State.Settings().Compress(pollInterval)))
+}
+
+// wholeSeconds is d as Retry-After says it: rounded up, 1 at least.
+func wholeSeconds(d time.Duration) string {
+	return strconv.Itoa(max(1, int((d+time.Second-1)/time.Second)))
 }

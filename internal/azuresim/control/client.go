@@ -22,6 +22,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 // pollFor is how long one request for the journal stays open, below the server's
@@ -127,6 +128,24 @@ func (c *Client) Attach(ctx context.Context, scaleSet, identity string) error {
 // AttachToVM puts an identity on a virtual machine at once, as an operator would.
 func (c *Client) AttachToVM(ctx context.Context, vm, identity string) error {
 	return c.do(ctx, http.MethodPost, "/attachments", model.Attachment{VM: vm, Identity: identity}, nil)
+}
+
+// Settings reads how Azure behaves.
+func (c *Client) Settings(ctx context.Context) (settings.Settings, error) {
+	var as settings.Settings
+	return as, c.do(ctx, http.MethodGet, "/settings", nil, &as)
+}
+
+// Behave changes how Azure behaves, for what begins from now on.
+func (c *Client) Behave(ctx context.Context, as settings.Settings) error {
+	return c.do(ctx, http.MethodPut, "/settings", as, nil)
+}
+
+// Burst asks for a resource many times at once, as another client would, and
+// returns how many tokens the buckets hold then.
+func (c *Client) Burst(ctx context.Context, b model.Burst) (model.BurstResult, error) {
+	var result model.BurstResult
+	return result, c.do(ctx, http.MethodPost, "/bursts", b, &result)
 }
 
 // AddFault plays f from now on and returns it with its ID.

@@ -12,24 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/timing"
 )
 
-// Duration is a [time.Duration] that reads and writes as "1.5s".
-type Duration time.Duration
-
-// MarshalText writes the duration as Go does.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-// UnmarshalText reads a duration as Go writes it.
-func (d *Duration) UnmarshalText(text []byte) error {
-	parsed, err := time.ParseDuration(string(text))
-	if err != nil {
-		return fmt.Errorf("parsing duration: %w", err)
-	}
-	*d = Duration(parsed)
-	return nil
-}
+// Duration is how a fault writes a time.
+type Duration = timing.Duration
 
 // Fault is one rule. The first rule that matches a request and has plays left
 // is played.

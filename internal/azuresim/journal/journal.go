@@ -49,6 +49,9 @@ type Entry struct {
 	Unexpected bool   `json:"unexpected,omitempty"`
 	Detail     string `json:"detail,omitempty"`
 
+	// Throttle is set where a limit refused the request.
+	Throttle *Throttle `json:"throttle,omitempty"`
+
 	// Principal is the object ID that asked (ARM, Key Vault, Storage) or was given a
 	// token (IMDS, Entra); Resource what the token was for.
 	Principal string `json:"principal,omitempty"`
@@ -60,6 +63,22 @@ type Entry struct {
 	IfMatch string   `json:"ifMatch,omitempty"`
 }
 
+// Throttle is a refusal for having asked too much.
+type Throttle struct {
+	// Bucket is the limit that was reached, as ARM's headers call it.
+	Bucket string `json:"bucket"`
+	// Foreign: without the requests of others there would have been room.
+	Foreign bool `json:"foreign,omitempty"`
+	// Early: the one who asked had been told to wait, and did not.
+	Early bool `json:"early,omitempty"`
+}
+
+// IsOwnFault reports whether whoever asked is to blame for a refusal: it used
+// the limit up itself, or did not wait as it was told.
+func (e Entry) IsOwnFault() bool {
+	return e.Throttle != nil && (!e.Throttle.Foreign || e.Throttle.Early)
+}
+
 // String is the entry on one line, for a test's failure message.
 func (e Entry) String() string {
 	line := fmt.Sprintf("#%d %s %s %s%s", e.Seq, e.Surface, e.Method, e.Host, e.Path)
@@ -69,6 +88,9 @@ func (e Entry) String() string {
 	line += fmt.Sprintf(" from %s %s: %d", e.Remote, e.Node, e.Status)
 	if e.Code != "" {
 		line += " " + e.Code
+	}
+	if e.Throttle != nil {
+		line += fmt.Sprintf(" %+v", *e.Throttle)
 	}
 	if e.Detail != "" {
 		line += " (" + e.Detail + ")"

@@ -15,21 +15,25 @@ import (
 	"net/netip"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 // Document is the whole simulated Azure. Subscriptions and resource groups need
 // no entry: they exist as soon as an ID names them.
 type Document struct {
 	// Tenant is the GUID of the one tenant; empty keeps the present one.
-	Tenant          string           `json:"tenant,omitempty"`
-	Identities      []Identity       `json:"identities,omitempty"`
-	Applications    []Application    `json:"applications,omitempty"`
-	ScaleSets       []ScaleSet       `json:"scaleSets,omitempty"`
-	VirtualMachines []VirtualMachine `json:"virtualMachines,omitempty"`
-	Nodes           []Node           `json:"nodes,omitempty"`
-	RoleAssignments []RoleAssignment `json:"roleAssignments,omitempty"`
-	Vaults          []Vault          `json:"vaults,omitempty"`
-	StorageAccounts []StorageAccount `json:"storageAccounts,omitempty"`
+	Tenant string `json:"tenant,omitempty"`
+	// Settings say how Azure behaves; nil keeps the present ones.
+	Settings        *settings.Settings `json:"settings,omitempty"`
+	Identities      []Identity         `json:"identities,omitempty"`
+	Applications    []Application      `json:"applications,omitempty"`
+	ScaleSets       []ScaleSet         `json:"scaleSets,omitempty"`
+	VirtualMachines []VirtualMachine   `json:"virtualMachines,omitempty"`
+	Nodes           []Node             `json:"nodes,omitempty"`
+	RoleAssignments []RoleAssignment   `json:"roleAssignments,omitempty"`
+	Vaults          []Vault            `json:"vaults,omitempty"`
+	StorageAccounts []StorageAccount   `json:"storageAccounts,omitempty"`
 }
 
 // Identity is a user-assigned managed identity.
@@ -135,6 +139,23 @@ type Attachment struct {
 	ScaleSet string `json:"scaleSet,omitempty"` // ARM ID
 	VM       string `json:"vm,omitempty"`       // ARM ID
 	Identity string `json:"identity"`
+}
+
+// Burst asks for a resource many times at once, as another client of the
+// subscription would. Exactly one of ScaleSet and VM is set.
+type Burst struct {
+	ScaleSet string `json:"scaleSet,omitempty"` // ARM ID
+	VM       string `json:"vm,omitempty"`       // ARM ID
+	Verb     string `json:"verb"`               // get or update
+	Requests int    `json:"requests"`
+	// OnlySubscription spares the resource's own bucket, as requests for other
+	// resources would.
+	OnlySubscription bool `json:"onlySubscription,omitempty"`
+}
+
+// BurstResult is how many tokens are left in the buckets, by name.
+type BurstResult struct {
+	Left map[string]int `json:"left"`
 }
 
 // Secret is a value that never shows in a log or an error. Its JSON is the value

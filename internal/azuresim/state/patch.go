@@ -50,7 +50,7 @@ func (s *State) PatchIdentity(p IdentityPatch) (Resource, Operation, error) {
 	v.shown = p.apply(v.shown)
 	v.version++
 	v.state = Updating
-	op := s.t.start(v, now, s.latency)
+	op := s.t.start(v, now, s.latency(v.kind))
 	op.failure = p.Fail
 	return s.t.view(v), op.view(), nil
 }

@@ -161,8 +161,10 @@ type Operation struct {
 	Subscription string
 	Location     string
 	Status       string
+	Resource     armid.ID
 	Started      time.Time
-	Ended        time.Time // zero while it runs
+	Runs         time.Duration // from its start to its end
+	Ended        time.Time     // zero while it runs
 	Failure      *Failure
 }
 
@@ -196,7 +198,10 @@ func (s *State) Operation(subscription, location, id string) (Operation, error) 
 }
 
 func (op *operation) view() Operation {
-	view := Operation{ID: op.id, Subscription: op.subscription, Location: op.location, Status: InProgress, Started: op.started}
+	view := Operation{
+		ID: op.id, Subscription: op.subscription, Location: op.location, Status: InProgress,
+		Resource: op.resource.id, Started: op.started, Runs: op.due.Sub(op.started),
+	}
 	if !op.settled {
 		return view
 	}
@@ -221,6 +226,28 @@ func (t *tables) view(v *resource) Resource {
 	}
 	slices.SortFunc(view.User, func(a, b Identity) int { return cmp.Compare(a.Spelling, b.Spelling) })
 	return view
+}
+
+// Find returns the ID of the scale set or virtual machine of which exactly one
+// is named. The error wraps [ErrInvalid] or [ErrNotFound].
+func (s *State) Find(scaleSet, vm string) (armid.ID, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, err := s.t.oneOf(scaleSet, vm)
+	if err != nil {
+		return armid.ID{}, err
+	}
+	return v.id, nil
+}
+
+// Region returns the location of a resource, or "" if it is not there.
+func (s *State) Region(id armid.ID) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.t.resources[id]; ok {
+		return strings.ToLower(v.location)
+	}
+	return ""
 }
 
 // Attach puts an identity on a resource, for ARM and IMDS at once, as if an

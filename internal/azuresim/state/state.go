@@ -11,6 +11,7 @@ package state
 import (
 	"cmp"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,23 +21,25 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 // Options are the settings of a [State].
 type Options struct {
 	// Now is the clock; nil: the real one.
 	Now func() time.Time
-	// Latency is how long an ARM operation runs; 0: it has ended when next asked.
-	Latency time.Duration
+	// Settings are those until a document brings others.
+	Settings settings.Settings
 }
 
 // State is safe for concurrent use. Make one with [New].
 type State struct {
-	now     func() time.Time
-	latency time.Duration
+	now func() time.Time
 
-	mu sync.Mutex // protects all following fields
-	t  tables
+	mu       sync.Mutex // protects all following fields
+	t        tables
+	settings settings.Settings
+	random   *rand.Rand // draws latencies
 }
 
 // tables hold everything that a document describes, and the operations.
@@ -89,7 +92,9 @@ func New(o Options) *State {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &State{now: o.Now, latency: o.Latency, t: newTables(uuid.NewString())}
+	s := &State{now: o.Now, t: newTables(uuid.NewString())}
+	s.behave(o.Settings)
+	return s
 }
 
 func newTables(tenant string) tables {
@@ -118,10 +123,10 @@ func (s *State) Replace(doc model.Document) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := newTables(s.t.tenant)
-	if err := t.add(doc, s.now()); err != nil {
+	if err := firstError(checked(doc.Settings), func() error { return t.add(doc, s.now()) }); err != nil {
 		return err
 	}
-	s.t = t
+	s.adopt(t, doc.Settings)
 	return nil
 }
 
@@ -131,12 +136,14 @@ func (s *State) Add(doc model.Document) (model.Document, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.t.clone()
-	if err := t.add(doc, s.now()); err != nil {
+	if err := firstError(checked(doc.Settings), func() error { return t.add(doc, s.now()) }); err != nil {
 		return model.Document{}, err
 	}
 	fresh := t.added(s.t)
-	s.t = t
-	return fresh.document(), nil
+	s.adopt(t, doc.Settings)
+	added := fresh.document()
+	added.Settings = doc.Settings
+	return added, nil
 }
 
 // Snapshot returns everything as a document, sorted, secrets blanked.
@@ -144,7 +151,11 @@ func (s *State) Snapshot() model.Document {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.t.settle(s.now())
-	return s.t.document()
+	doc := s.t.document()
+	if s.settings != (settings.Settings{}) {
+		doc.Settings = new(s.settings)
+	}
+	return doc
 }
 
 // clone copies the maps, not what they point to: add only ever puts new entries

@@ -50,6 +50,7 @@ type Error struct {
 	Header     http.Header
 	Unexpected bool   // Azure, or this simulator, does not know what was asked
 	Detail     string // more for a dialect whose bodies have a place for it
+	Target     string // what the detail is about, for such a dialect
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Message) }
