@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -180,7 +181,7 @@ func checkVersion(call *wire.Call) error {
 func (s *Server) get(call *wire.Call, claims token.Claims, id armid.ID) (wire.Reply, error) {
 	v, err := s.State.Resource(claims.ObjectID, id)
 	if err != nil {
-		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims)
+		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims, s.State.Settings())
 	}
 	return wire.Reply{Header: http.Header{"Etag": {v.ETag}}, Body: encodeResource(v)}, nil
 }
@@ -191,12 +192,13 @@ func (s *Server) patch(call *wire.Call, claims token.Claims, id armid.ID) (wire.
 		return wire.Reply{}, err
 	}
 	p.Principal = claims.ObjectID
-	if call.FailOperation != nil {
-		p.Fail = &state.Failure{Code: call.FailOperation.Code, Message: call.FailOperation.Message}
+	p.Fate = state.Fate{Lost: call.Fault.LoseOperation, Latency: time.Duration(call.Fault.OperationLatency)}
+	if call.Fault.FailOperation {
+		p.Fate.Fail = &state.Failure{Code: call.Fault.Code, Message: call.Fault.Message}
 	}
 	v, op, err := s.State.PatchIdentity(p)
 	if err != nil {
-		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims)
+		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims, s.State.Settings())
 	}
 	return wire.Reply{
 		Header: http.Header{
@@ -212,7 +214,7 @@ func (s *Server) operation(ref operationRef) (wire.Reply, error) {
 	if err != nil {
 		return wire.Reply{}, wire.Refuse(http.StatusNotFound, "NotFound", "The entity was not found.")
 	}
-	reply := wire.Reply{Body: encodeOperation(op)}
+	reply := wire.Reply{Body: s.encodeOperation(op)}
 	if op.Ended.IsZero() {
 		reply.Header = http.Header{"Retry-After": {s.pollAfter(op)}}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
@@ -139,6 +140,30 @@ func (c *Client) Settings(ctx context.Context) (settings.Settings, error) {
 // Behave changes how Azure behaves, for what begins from now on.
 func (c *Client) Behave(ctx context.Context, as settings.Settings) error {
 	return c.do(ctx, http.MethodPut, "/settings", as, nil)
+}
+
+// Poison makes ARM refuse an identity from now on.
+func (c *Client) Poison(ctx context.Context, p poison.Poison) (poison.Poison, error) {
+	return addOne(ctx, c, "/poison", p)
+}
+
+// Cure lets ARM take an identity again that was poison.
+func (c *Client) Cure(ctx context.Context, identity string) error {
+	return c.do(ctx, http.MethodDelete, "/poison", poison.Poison{Identity: identity}, nil)
+}
+
+// Delete removes an identity, a scale set or a virtual machine, or begins to.
+func (c *Client) Delete(ctx context.Context, d model.Deletion) error {
+	return c.do(ctx, http.MethodPost, "/deletions", d, nil)
+}
+
+// Recreate deletes an identity and makes it again under its name, as another
+// one: where it is attached a null principal is left.
+func (c *Client) Recreate(ctx context.Context, i model.Identity) (model.Identity, error) {
+	if err := c.Delete(ctx, model.Deletion{Identity: i.ID}); err != nil {
+		return model.Identity{}, err
+	}
+	return c.AddIdentity(ctx, i)
 }
 
 // Burst asks for a resource many times at once, as another client would, and

@@ -20,6 +20,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
 )
@@ -63,6 +64,9 @@ func (s *Server) Handler() http.Handler {
 		"GET /settings":                func(*http.Request, []byte) (any, error) { return s.State.Settings(), nil },
 		"PUT /settings":                s.behave,
 		"POST /bursts":                 s.burst,
+		"POST /deletions":              s.delete,
+		"POST /poison":                 one(s, func(d *model.Document) *[]poison.Poison { return &d.Poison }),
+		"DELETE /poison":               s.cure,
 		"POST /identities":             one(s, func(d *model.Document) *[]model.Identity { return &d.Identities }),
 		"POST /applications":           one(s, func(d *model.Document) *[]model.Application { return &d.Applications }),
 		"POST /scaleSets":              one(s, func(d *model.Document) *[]model.ScaleSet { return &d.ScaleSets }),
@@ -193,6 +197,23 @@ func (s *Server) burst(_ *http.Request, body []byte) (any, error) {
 		return nil, err
 	}
 	return s.Burst(b)
+}
+
+func (s *Server) delete(_ *http.Request, body []byte) (any, error) {
+	var d model.Deletion
+	if err := model.Decode(body, &d); err != nil {
+		return nil, err
+	}
+	return d, s.State.Delete(d)
+}
+
+// cure ends the poison whose identity the body names.
+func (s *Server) cure(_ *http.Request, body []byte) (any, error) {
+	var p poison.Poison
+	if err := model.Decode(body, &p); err != nil {
+		return nil, err
+	}
+	return p, s.State.Cure(p.Identity)
 }
 
 func (s *Server) addFault(_ *http.Request, body []byte) (any, error) {

@@ -52,6 +52,18 @@ type Response struct {
 	// FailOperation lets an ARM PATCH be accepted, and its asynchronous
 	// operation end as Failed with Code and Message.
 	FailOperation bool `json:"failOperation,omitempty"`
+	// LoseOperation lets ARM forget the operation's URL, which answers 404, while
+	// the operation goes on.
+	LoseOperation bool `json:"loseOperation,omitempty"`
+	// OperationLatency is how long the operation runs, of the simulator's own time.
+	OperationLatency Duration `json:"operationLatency,omitempty"`
+	// LoseAnswer serves the request and drops the connection before the answer.
+	LoseAnswer bool `json:"loseAnswer,omitempty"`
+}
+
+// ofOperation reports whether the response says what becomes of an operation.
+func (r Response) ofOperation() bool {
+	return r.FailOperation || r.LoseOperation || r.OperationLatency != 0
 }
 
 // Request is what a fault is matched against.
@@ -64,32 +76,38 @@ func (f Fault) Validate() error {
 	if f.Times < 0 {
 		return errors.New("times must not be negative")
 	}
-	if f.Response.FailOperation && f.Match.Surface != "arm" {
-		return errors.New("failOperation needs match.surface: arm")
+	if f.Response.ofOperation() && f.Match.Surface != "arm" {
+		return errors.New("failOperation, loseOperation and operationLatency need match.surface: arm")
 	}
 	return f.Response.validate()
 }
 
 func (r Response) validate() error {
-	if r.Delay < 0 {
-		return errors.New("delay must not be negative")
+	if r.Delay < 0 || r.OperationLatency < 0 {
+		return errors.New("delay and operationLatency must not be negative")
 	}
 	if r.Status != 0 && (r.Status < 400 || r.Status > 599) {
 		return fmt.Errorf("status %d is not an error: use 400 to 599", r.Status)
 	}
-	effects := 0
-	for _, set := range []bool{r.Drop, r.Status != 0, r.FailOperation} {
-		if set {
-			effects++
-		}
-	}
+	effects := r.effects()
 	if effects > 1 {
-		return errors.New("choose one of drop, status and failOperation")
+		return errors.New("choose one of drop, status, and what becomes of the operation and of its answer")
 	}
 	if effects == 0 && r.Delay == 0 {
-		return errors.New("response does nothing: set delay, drop, status or failOperation")
+		return errors.New("response does nothing: set delay, drop, status, loseAnswer, failOperation, loseOperation or operationLatency")
 	}
 	return nil
+}
+
+// effects counts what the response does beside the delay.
+func (r Response) effects() int {
+	n := 0
+	for _, set := range []bool{r.Drop, r.Status != 0, r.ofOperation() || r.LoseAnswer} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // Set is the list of faults. Its zero value is empty and ready; it is safe for

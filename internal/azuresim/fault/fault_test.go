@@ -122,6 +122,9 @@ func TestInvalidFaultsAreRefused(t *testing.T) {
 		"negative delay":       {fault.Fault{Response: fault.Response{Delay: -1, Drop: true}}, "delay"},
 		"drop with a status":   {fault.Fault{Response: fault.Response{Drop: true, Status: 500}}, "choose one"},
 		"operation of no ARM":  {fault.Fault{Match: fault.Match{Surface: "imds"}, Response: fault.Response{FailOperation: true}}, "surface: arm"},
+		"negative latency":     {fault.Fault{Match: fault.Match{Surface: "arm"}, Response: fault.Response{OperationLatency: -1}}, "operationLatency"},
+		"lost answer, dropped": {fault.Fault{Response: fault.Response{LoseAnswer: true, Drop: true}}, "choose one"},
+		"lost operation":       {fault.Fault{Response: fault.Response{LoseOperation: true}}, "surface: arm"},
 		"operation and status": {fault.Fault{Match: fault.Match{Surface: "arm"}, Response: fault.Response{FailOperation: true, Status: 500}}, "choose one"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
@@ -47,6 +48,7 @@ type State struct {
 type tables struct {
 	tenant       string
 	identities   map[armid.ID]*Identity
+	poison       map[armid.ID]poison.Poison
 	applications map[string]*application
 	resources    map[armid.ID]*resource // scale sets and virtual machines
 	nodes        map[string]*node
@@ -101,6 +103,7 @@ func newTables(tenant string) tables {
 	return tables{
 		tenant:       tenant,
 		identities:   map[armid.ID]*Identity{},
+		poison:       map[armid.ID]poison.Poison{},
 		applications: map[string]*application{},
 		resources:    map[armid.ID]*resource{},
 		nodes:        map[string]*node{},
@@ -164,6 +167,7 @@ func (t *tables) clone() tables {
 	return tables{
 		tenant:       t.tenant,
 		identities:   maps.Clone(t.identities),
+		poison:       maps.Clone(t.poison),
 		applications: maps.Clone(t.applications),
 		resources:    maps.Clone(t.resources),
 		nodes:        maps.Clone(t.nodes),
@@ -179,6 +183,7 @@ func (t *tables) added(before tables) tables {
 	return tables{
 		tenant:       t.tenant,
 		identities:   without(t.identities, before.identities),
+		poison:       without(t.poison, before.poison),
 		applications: without(t.applications, before.applications),
 		resources:    without(t.resources, before.resources),
 		nodes:        without(t.nodes, before.nodes),
@@ -199,6 +204,7 @@ func (t *tables) document() model.Document {
 	for _, i := range sorted(t.identities, func(i *Identity) string { return i.ID.String() }) {
 		doc.Identities = append(doc.Identities, model.Identity{ID: i.Spelling, ClientID: i.ClientID, PrincipalID: i.PrincipalID})
 	}
+	doc.Poison = sorted(t.poison, func(p poison.Poison) string { return p.Identity })
 	for _, a := range sorted(t.applications, func(a *application) string { return a.name + a.clientID }) {
 		doc.Applications = append(doc.Applications, model.Application{
 			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)),
@@ -206,9 +212,9 @@ func (t *tables) document() model.Document {
 	}
 	for _, v := range sorted(t.resources, func(v *resource) string { return v.id.String() }) {
 		if v.kind == TypeScaleSet {
-			doc.ScaleSets = append(doc.ScaleSets, v.model())
+			doc.ScaleSets = append(doc.ScaleSets, t.model(v))
 		} else {
-			doc.VirtualMachines = append(doc.VirtualMachines, v.model())
+			doc.VirtualMachines = append(doc.VirtualMachines, t.model(v))
 		}
 	}
 	for _, n := range sorted(t.nodes, func(n *node) string { return n.name }) {

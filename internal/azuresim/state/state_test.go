@@ -128,7 +128,7 @@ func TestIMDSFollowsTheLastOperationThatSucceeded(t *testing.T) {
 			}
 			p := patch(t, add, remove)
 			if random.IntN(4) == 0 {
-				p.Fail = &state.Failure{Code: "Failed"}
+				p.Fate.Fail = &state.Failure{Code: "Failed"}
 			}
 			v, _, err := s.PatchIdentity(p)
 			if err != nil {
@@ -144,7 +144,7 @@ func TestIMDSFollowsTheLastOperationThatSucceeded(t *testing.T) {
 				t.Fatalf("seed %d: a second operation got %v", seed, err)
 			}
 			*now = now.Add(latency)
-			if p.Fail == nil {
+			if p.Fate.Fail == nil {
 				inForce = next
 			}
 			asked = inForce

@@ -31,8 +31,8 @@ type Call struct {
 	Body []byte
 	// Entry is what the journal will say; the surface adds what it learns.
 	Entry *journal.Entry
-	// FailOperation is set when a fault wants this call's operation to fail.
-	FailOperation *fault.Response
+	// Fault says what becomes of this call's operation, if a fault does.
+	Fault fault.Response
 }
 
 // Reply is a successful answer. Body is written in the surface's encoding.
@@ -152,9 +152,7 @@ func (rec *Recorder) answer(s Surface, call *Call) (Reply, bool) {
 	case ok && played.Response.Status != 0:
 		err = faulted(played.Response)
 	default:
-		if ok && played.Response.FailOperation {
-			call.FailOperation = &played.Response
-		}
+		call.Fault = played.Response
 		reply, err = s.Serve(call)
 	}
 	if err != nil {
@@ -163,7 +161,7 @@ func (rec *Recorder) answer(s Surface, call *Call) (Reply, bool) {
 	if reply.Status == 0 {
 		reply.Status = http.StatusOK
 	}
-	return reply, false
+	return reply, played.Response.LoseAnswer
 }
 
 func readBody(call *Call) error {
