@@ -82,14 +82,20 @@ func New(c Config) (*Simulator, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := token.NewIssuer(token.Options{Now: c.Clock, Lifetime: c.TokenLifetime, Key: c.SigningKey})
+	azure := state.New(state.Options{Now: c.Clock, Settings: c.Settings})
+	tokens, err := token.NewIssuer(token.Options{
+		Now: c.Clock, Lifetime: c.TokenLifetime, Key: c.SigningKey, Factor: func() float64 { return azure.Settings().Factor() },
+	})
 	if err != nil {
 		return nil, err
 	}
 	s := &Simulator{
-		State:     state.New(state.Options{Now: c.Clock, Settings: c.Settings}),
-		Journal:   journal.New(c.JournalLimit, c.Clock),
-		Faults:    &fault.Set{},
+		State:   azure,
+		Journal: journal.New(c.JournalLimit, c.Clock),
+		Faults: &fault.Set{
+			Now:      c.Clock,
+			Compress: func(d time.Duration) time.Duration { return azure.Settings().Compress(d) },
+		},
 		Tokens:    tokens,
 		authority: c.Authority,
 		log:       c.Log,
@@ -133,7 +139,7 @@ func (c Config) withDefaults() (Config, error) {
 func (s *Simulator) mount(c Config) {
 	s.recorder = &wire.Recorder{Journal: s.Journal, Faults: s.Faults, NodeAt: s.nodeAt, Log: c.Log}
 	s.arm = s.recorder.Handler((&arm.Server{State: s.State, Tokens: s.Tokens, Meter: s.meter}).Surface())
-	s.imds = s.recorder.Handler((&imds.Server{State: s.State, Tokens: s.Tokens}).Surface())
+	s.imds = s.recorder.Handler(imds.New(s.State, s.Tokens, c.Clock).Surface())
 	s.entra = s.recorder.Handler((&entra.Server{State: s.State, Tokens: s.Tokens, Now: c.Clock}).Surface())
 	s.keyVault = s.recorder.Handler((&keyvault.Server{State: s.State, Tokens: s.Tokens}).Surface())
 	s.storage = s.recorder.Handler((&blob.Server{State: s.State, Tokens: s.Tokens, Now: c.Clock}).Surface())

@@ -22,7 +22,10 @@ type Options struct {
 	Tenant         string // a GUID; empty: the document's, else a new one
 	CACert, CAKey  string // files; see [pki.Open]
 	ARMLatency     settings.Latency
-	Throttle       bool    // ARM's documented limits
+	Throttle       bool // ARM's documented limits
+	IMDSLatency    timing.Range
+	IMDSLimits     bool    // the metadata service's documented limits
+	IMDSTokenCache bool    // see [settings.IMDS]
 	ClockFactor    float64 // see [settings.Settings]
 	Seed           uint64
 	TokenLifetime  time.Duration
@@ -48,6 +51,10 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 	latency := "2s"
 	flags.StringVar(&latency, "arm-latency", latency, "how long an ARM operation runs: a duration, a range such as 40s-60s, or documented for Azure's own (40s-60s, of a virtual machine 10s-20s)")
 	flags.BoolVar(&o.Throttle, "arm-throttling", false, "keep ARM's documented limits of requests for each resource and subscription; a state document can set others")
+	imds := "0s"
+	flags.StringVar(&imds, "imds-latency", imds, "how long a node's metadata service thinks: a duration, or a range such as 15ms-30ms")
+	flags.BoolVar(&o.IMDSLimits, "imds-limits", false, "keep the metadata service's documented limits for each node: 20 requests for tokens a second and 5 at once, 5 others a second")
+	flags.BoolVar(&o.IMDSTokenCache, "imds-token-cache", false, "answer a node with the same token again, as the platform does for about a day")
 	flags.Float64Var(&o.ClockFactor, "clock-factor", 1, "compress the simulator's own time (latencies, limits, Retry-After): 30 makes a minute of it 2 seconds")
 	flags.Uint64Var(&o.Seed, "seed", 0, "make the latencies drawn from a range repeatable")
 	flags.DurationVar(&o.TokenLifetime, "token-lifetime", 0, "how long tokens live (default: 24h for managed identities, 1h for applications)")
@@ -62,6 +69,9 @@ func ParseOptions(args []string, stderr io.Writer) (Options, error) {
 	var err error
 	if o.ARMLatency, err = parseLatency(latency); err != nil {
 		return Options{}, fmt.Errorf("reading the command line: --arm-latency: %w", err)
+	}
+	if o.IMDSLatency, err = timing.ParseRange(imds); err != nil {
+		return Options{}, fmt.Errorf("reading the command line: --imds-latency: %w", err)
 	}
 	if o.CAKey != "" && o.CACert == "" {
 		return Options{}, fmt.Errorf("reading the command line: --ca-key needs --ca-cert")
@@ -81,6 +91,10 @@ func parseLatency(s string) (settings.Latency, error) {
 // settings are those that the flags ask for.
 func (o Options) settings() settings.Settings {
 	as := settings.Settings{ClockFactor: o.ClockFactor, Seed: o.Seed, ARM: settings.ARM{Latency: o.ARMLatency}}
+	as.IMDS = settings.IMDS{Latency: o.IMDSLatency, TokenCache: o.IMDSTokenCache}
+	if o.IMDSLimits {
+		as.IMDS.Limits = &settings.IMDSLimits{}
+	}
 	if o.Throttle {
 		as.ARM.Throttling = &settings.Throttling{}
 	}

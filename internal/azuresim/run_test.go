@@ -150,6 +150,7 @@ func TestParseOptions(t *testing.T) {
 		"an argument":         {[]string{"run"}, `unexpected "run"`},
 		"a latency of no use": {[]string{"--arm-latency=soon"}, "soon"},
 		"a negative latency":  {[]string{"--arm-latency=-1s"}, "want a duration such as 2s"},
+		"an IMDS of no use":   {[]string{"--imds-latency=soon"}, "--imds-latency"},
 		"a key alone":         {[]string{"--ca-key=x"}, "--ca-key needs --ca-cert"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -161,6 +162,11 @@ func TestParseOptions(t *testing.T) {
 	help := newOutput()
 	if _, err := azuresim.ParseOptions([]string{"--help"}, help); !errors.Is(err, pflag.ErrHelp) || !strings.Contains(help.text.String(), "--arm-latency") {
 		t.Errorf("--help: got %v and %q", err, help.text.String())
+	}
+	for _, flag := range []string{"--arm-throttling", "--clock-factor", "--seed", "--imds-limits", "--imds-latency", "--imds-token-cache"} {
+		if !strings.Contains(help.text.String(), flag) {
+			t.Errorf("--help does not tell of %s", flag)
+		}
 	}
 	options, err := azuresim.ParseOptions(nil, help)
 	check(t, err)

@@ -194,6 +194,12 @@ func (c *Client) Journal(ctx context.Context, seq uint64) ([]journal.Entry, erro
 	return c.entries(ctx, seq, 0)
 }
 
+// Counts returns how many requests of each kind there were since the start.
+func (c *Client) Counts(ctx context.Context) ([]journal.Count, error) {
+	var counts []journal.Count
+	return counts, c.do(ctx, http.MethodGet, "/counts", nil, &counts)
+}
+
 // Wait returns the first kept or future entry above seq that match accepts. It
 // blocks until there is one or ctx is done.
 func (c *Client) Wait(ctx context.Context, seq uint64, match func(journal.Entry) bool) (journal.Entry, error) {

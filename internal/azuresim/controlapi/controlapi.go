@@ -82,6 +82,7 @@ func (s *Server) Handler() http.Handler {
 		"DELETE /faults":               s.clearFaults,
 		"DELETE /faults/{id}":          s.removeFault,
 		"GET /journal":                 s.journal,
+		"GET /counts":                  func(*http.Request, []byte) (any, error) { return s.Journal.Counts(), nil },
 	} {
 		mux.Handle(pattern, s.serve(serve))
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/timing"
 )
@@ -22,11 +23,16 @@ type Duration = timing.Duration
 // Fault is one rule. The first rule that matches a request and has plays left
 // is played.
 type Fault struct {
-	ID       string   `json:"id,omitempty"` // given by [Set.Add]
-	Match    Match    `json:"match"`
-	Times    int      `json:"times,omitempty"`  // 0: until removed
-	Played   int      `json:"played,omitempty"` // so far; set by [Set.Take]
+	ID     string `json:"id,omitempty"` // given by [Set.Add]
+	Match  Match  `json:"match"`
+	Times  int    `json:"times,omitempty"`  // 0: until removed
+	Played int    `json:"played,omitempty"` // so far; set by [Set.Take]
+	// For is how long the fault lasts from when it was added, of the simulator's
+	// own time; 0: until removed.
+	For      Duration `json:"for,omitempty"`
 	Response Response `json:"response"`
+
+	until time.Time // zero: until removed
 }
 
 // Match selects requests. Empty fields match everything.
@@ -73,8 +79,8 @@ type Request struct {
 
 // Validate says what is wrong with a fault.
 func (f Fault) Validate() error {
-	if f.Times < 0 {
-		return errors.New("times must not be negative")
+	if f.Times < 0 || f.For < 0 {
+		return errors.New("times and for must not be negative")
 	}
 	if f.Response.ofOperation() && f.Match.Surface != "arm" {
 		return errors.New("failOperation, loseOperation and operationLatency need match.surface: arm")
@@ -110,9 +116,20 @@ func (r Response) effects() int {
 	return n
 }
 
+// Updating is a node's metadata service that is being updated: for that long it
+// answers 404, or 410 as it does when it will be back within 70 s.
+func Updating(node string, status int, d time.Duration) Fault {
+	return Fault{Match: Match{Surface: "imds", Node: node}, For: Duration(d), Response: Response{Status: status}}
+}
+
 // Set is the list of faults. Its zero value is empty and ready; it is safe for
 // concurrent use.
 type Set struct {
+	// Now is the clock; nil: the real one. Compress is how long a time of the
+	// simulator's own takes; nil: as long.
+	Now      func() time.Time
+	Compress func(time.Duration) time.Duration
+
 	mu     sync.Mutex // protects all following fields
 	next   int
 	faults []Fault
@@ -126,7 +143,10 @@ func (s *Set) Add(f Fault) (Fault, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.next++
-	f.ID, f.Played = strconv.Itoa(s.next), 0
+	f.ID, f.Played, f.until = strconv.Itoa(s.next), 0, time.Time{}
+	if f.For > 0 {
+		f.until = s.now().Add(s.compress(time.Duration(f.For)))
+	}
 	s.faults = append(s.faults, f)
 	return f, nil
 }
@@ -154,13 +174,31 @@ func (s *Set) Clear() {
 	s.faults = nil
 }
 
+func (s *Set) now() time.Time {
+	if s.Now == nil {
+		return time.Now()
+	}
+	return s.Now()
+}
+
+func (s *Set) compress(d time.Duration) time.Duration {
+	if s.Compress == nil {
+		return d
+	}
+	return s.Compress(d)
+}
+
+func (f *Fault) isActive(now func() time.Time) bool {
+	return (f.Times == 0 || f.Played < f.Times) && (f.until.IsZero() || now().Before(f.until))
+}
+
 // Take counts and returns the first fault that r meets, or false.
 func (s *Set) Take(r Request) (Fault, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.faults {
 		f := &s.faults[i]
-		if (f.Times == 0 || f.Played < f.Times) && f.Match.matches(r) {
+		if f.isActive(s.now) && f.Match.matches(r) {
 			f.Played++
 			return *f, true
 		}

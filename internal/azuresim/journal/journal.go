@@ -52,6 +52,10 @@ type Entry struct {
 	// Throttle is set where a limit refused the request.
 	Throttle *Throttle `json:"throttle,omitempty"`
 
+	// InFlight is how many requests for tokens the node's IMDS had before it at
+	// once, this one among them.
+	InFlight int `json:"inFlight,omitempty"`
+
 	// Principal is the object ID that asked (ARM, Key Vault, Storage) or was given a
 	// token (IMDS, Entra); Resource what the token was for.
 	Principal string `json:"principal,omitempty"`
@@ -106,6 +110,7 @@ type Journal struct {
 	mu      sync.Mutex // protects all following fields
 	seq     uint64
 	entries []Entry
+	counts  map[Count]int // of all that was ever recorded; N is 0 in the keys
 	changed chan struct{} // closed and replaced by each Record
 }
 
@@ -115,7 +120,7 @@ func New(limit int, now func() time.Time) *Journal {
 	if limit <= 0 {
 		limit = DefaultLimit
 	}
-	return &Journal{now: now, limit: limit, changed: make(chan struct{})}
+	return &Journal{now: now, limit: limit, counts: map[Count]int{}, changed: make(chan struct{})}
 }
 
 // Record appends e with the next sequence number, which begins at 1, and the
@@ -124,6 +129,7 @@ func (j *Journal) Record(e Entry) Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.seq++
+	j.counts[countOf(e)]++
 	e.Seq, e.Time = j.seq, j.now()
 	if len(j.entries) == j.limit {
 		j.entries = slices.Delete(j.entries, 0, max(1, j.limit/10))

@@ -29,6 +29,7 @@ type Settings struct {
 	// Seed makes the latencies that are drawn repeatable.
 	Seed uint64 `json:"seed,omitempty"`
 	ARM  ARM    `json:"arm,omitzero"`
+	IMDS IMDS   `json:"imds,omitzero"`
 }
 
 // ARM are the settings of Azure Resource Manager.
@@ -142,15 +143,19 @@ func (s Settings) Validate() error {
 	if f := s.ClockFactor; f < 0 || math.IsNaN(f) || f > 1000 {
 		return fmt.Errorf("clockFactor is %g: want 1 for real time, or up to 1000 for a faster one", f)
 	}
-	for name, r := range map[string]timing.Range{"arm.latency.scaleSet": s.ARM.Latency.ScaleSet, "arm.latency.vm": s.ARM.Latency.VM} {
+	for name, r := range map[string]timing.Range{
+		"arm.latency.scaleSet": s.ARM.Latency.ScaleSet, "arm.latency.vm": s.ARM.Latency.VM, "imds.latency": s.IMDS.Latency,
+	} {
 		if r.Min < 0 || r.Max < r.Min {
 			return fmt.Errorf("%s is %s: it must not be negative", name, r)
 		}
 	}
-	if s.ARM.Throttling == nil {
-		return nil
+	if s.ARM.Throttling != nil {
+		if err := s.ARM.Throttling.Full().validate(); err != nil {
+			return err
+		}
 	}
-	return s.ARM.Throttling.Full().validate()
+	return s.IMDS.validate()
 }
 
 func (t Throttling) validate() error {

@@ -78,6 +78,8 @@ func TestValidateRefuses(t *testing.T) {
 		"a latency upside down":   {settings.Settings{ARM: settings.ARM{Latency: settings.Latency{ScaleSet: timing.Range{Min: 2, Max: 1}}}}, "arm.latency.scaleSet"},
 		"a bucket without tokens": {throttled(settings.Throttling{Writes: &settings.Limit{PerMinute: 1}}), "arm.throttling.writes is 1 a minute with a burst of 0"},
 		"a bucket never filled":   {throttled(settings.Throttling{VMGet: settings.Policy{Resource: &settings.Limit{Burst: 3}}}), "vmGet.resource"},
+		"a slow IMDS backwards":   {settings.Settings{IMDS: settings.IMDS{Latency: timing.Fixed(-1)}}, "imds.latency is -1ns"},
+		"a negative limit":        {settings.Settings{IMDS: settings.IMDS{Limits: &settings.IMDSLimits{OtherPerSecond: new(-1)}}}, "imds.limits.otherPerSecond is -1"},
 		"a negative interval":     {throttled(settings.Throttling{RefillEvery: &negative}), "refillEvery is -1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,6 +92,16 @@ func TestValidateRefuses(t *testing.T) {
 
 func throttled(t settings.Throttling) settings.Settings {
 	return settings.Settings{ARM: settings.ARM{Throttling: &t}}
+}
+
+func TestDocumentedLimitsOfIMDS(t *testing.T) {
+	if diff := cmp.Diff(settings.IMDSLimits{IdentityPerSecond: new(20), IdentityConcurrent: new(5), OtherPerSecond: new(5)}, settings.IMDSLimits{}.Full()); diff != "" {
+		t.Errorf("limits (-want +got):\n%s", diff)
+	}
+	want := settings.IMDSLimits{IdentityPerSecond: new(1), IdentityConcurrent: new(0), OtherPerSecond: new(3)}
+	if diff := cmp.Diff(want, want.Full()); diff != "" {
+		t.Errorf("limits (-want +got):\n%s", diff)
+	}
 }
 
 func TestCompress(t *testing.T) {

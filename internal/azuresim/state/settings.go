@@ -53,6 +53,13 @@ func checked(as *settings.Settings) func() error {
 	}
 }
 
+// IMDSLatency draws how long IMDS thinks, in real time.
+func (s *State) IMDSLatency() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.settings.Compress(s.settings.IMDS.Latency.Draw(s.random))
+}
+
 // latency draws how long an operation on a resource runs, in real time.
 func (s *State) latency(kind string) time.Duration {
 	drawn := s.settings.ARM.Latency.ScaleSet

@@ -35,6 +35,9 @@ type Call struct {
 	Fault fault.Response
 }
 
+// ErrGone is returned for a client that did not wait for its answer.
+var ErrGone = errors.New("the client is gone")
+
 // Reply is a successful answer. Body is written in the surface's encoding.
 type Reply struct {
 	Status int // 0: 200
@@ -141,7 +144,7 @@ func (rec *Recorder) answer(s Surface, call *Call) (Reply, bool) {
 	played, ok := rec.Faults.Take(fault.Request{Surface: s.Name, Method: call.Method, Path: call.URL.Path, Node: call.Entry.Node})
 	if ok {
 		call.Entry.Detail = "fault " + played.ID
-		if !pause(call, time.Duration(played.Response.Delay)) || played.Response.Drop {
+		if !call.Pause(time.Duration(played.Response.Delay)) || played.Response.Drop {
 			return Reply{}, true
 		}
 	}
@@ -154,6 +157,9 @@ func (rec *Recorder) answer(s Surface, call *Call) (Reply, bool) {
 	default:
 		call.Fault = played.Response
 		reply, err = s.Serve(call)
+	}
+	if errors.Is(err, ErrGone) {
+		return Reply{}, true
 	}
 	if err != nil {
 		reply = rec.refusal(s, call, err)
@@ -176,9 +182,9 @@ func readBody(call *Call) error {
 	return nil
 }
 
-// pause waits for d, or less if the client goes away: then it reports false.
-func pause(call *Call, d time.Duration) bool {
-	if d == 0 {
+// Pause waits for d, or less if the client goes away: then it reports false.
+func (call *Call) Pause(d time.Duration) bool {
+	if d <= 0 {
 		return true
 	}
 	timer := time.NewTimer(d)
