@@ -120,3 +120,10 @@ func Role(action string) string {
 	}
 	return ""
 }
+
+// OfIdentities reports whether what is missing is, or may be, the right to
+// assign identities.
+func OfIdentities(message string) bool {
+	action, _ := Missing(message)
+	return action == "" || strings.HasPrefix(strings.ToLower(action), "microsoft.managedidentity/")
+}
