@@ -83,7 +83,13 @@ func kindOf(status int, code string) kind {
 		return kindNotFound
 	case "authorizationfailed", "linkedauthorizationfailed", "linkedaccesscheckfailed", "invalidauthenticationtoken":
 		return kindDenied
+	case "internalservererror", "internalexecutionerror", "internaloperationerror", "internalerror", "serverbusy", "operationtimedout", "servertimeout":
+		return kindDown
 	}
+	return kindOfStatus(status)
+}
+
+func kindOfStatus(status int) kind {
 	switch {
 	case status == http.StatusTooManyRequests:
 		return kindThrottled

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -101,11 +102,12 @@ func newPacer(o Options) *throttle.Pacer {
 	return throttle.New(limits, time.Now)
 }
 
-// paced adds the policy to those of the clients of ARM; the client of the
-// controller's own tokens does without.
+// paced adds to the policies what only the clients of ARM have; the client of
+// the controller's own tokens does without.
 func paced(base policy.ClientOptions, pacer *throttle.Pacer, o Options) policy.ClientOptions {
-	p := &pace.Policy{Pacer: pacer, Endpoint: base.Cloud.Services[cloud.ResourceManager].Endpoint, Traffic: o.Traffic}
-	base.PerRetryPolicies = append(base.PerRetryPolicies, p)
+	fence := pace.Fence{Endpoint: base.Cloud.Services[cloud.ResourceManager].Endpoint}
+	base.PerCallPolicies = append(slices.Clone(base.PerCallPolicies), fence)
+	base.PerRetryPolicies = append(slices.Clone(base.PerRetryPolicies), &pace.Policy{Pacer: pacer, Traffic: o.Traffic})
 	return base
 }
 

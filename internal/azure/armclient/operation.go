@@ -78,7 +78,7 @@ func (c *Client) Poll(ctx context.Context, ref compute.Ref, running Running) (Op
 		return c.ended(ref, running, Operation{Lost: true}, nil)
 	}
 	polling, call := pace.With(c.onceOnly(ctx), ref)
-	response, err := poller.Poll(polling)
+	response, err := poller.Poll(polling) //nolint:bodyclose // the SDK has read it
 	if err == nil && !poller.Done() && response.StatusCode >= http.StatusBadRequest {
 		err = runtime.NewResponseError(response) // the poller takes it for a state
 	}

@@ -54,8 +54,6 @@ func With(ctx context.Context, ref compute.Ref) (context.Context, *Call) {
 // just before it is sent.
 type Policy struct {
 	Pacer *throttle.Pacer
-	// Endpoint is ARM's URL.
-	Endpoint string
 	// Traffic, if set, is told of every request.
 	Traffic func(Sent)
 }
@@ -65,9 +63,6 @@ func (p *Policy) Do(req *policy.Request) (*http.Response, error) {
 	raw := req.Raw()
 	if err := raw.Context().Err(); err != nil {
 		return nil, err // leadership may be lost
-	}
-	if !p.isARM(raw.URL) {
-		return nil, &ForeignHostError{Host: raw.URL.Host}
 	}
 	c, ok := raw.Context().Value(callKey{}).(*Call)
 	if !ok {
@@ -117,13 +112,27 @@ func classOf(request *http.Request, ref compute.Ref) throttle.Class {
 	return throttle.Poll
 }
 
-// isARM reports whether a URL is of ARM's, or of one of its regions. Where an
+// Fence is the policy that comes first: no request may leave ARM. Where an
 // operation is polled is read from an object of the cluster, and the request
-// carries the controller's token: it must not be led elsewhere.
-func (p *Policy) isARM(u *url.URL) bool {
-	endpoint, err := url.Parse(p.Endpoint)
+// will carry the controller's token.
+type Fence struct {
+	// Endpoint is ARM's URL.
+	Endpoint string
+}
+
+// Do refuses a request that is not for ARM, or one of its regions.
+func (f Fence) Do(req *policy.Request) (*http.Response, error) {
+	if u := req.Raw().URL; !f.holds(u) {
+		return nil, &ForeignHostError{Host: u.Scheme + "://" + u.Host}
+	}
+	return req.Next()
+}
+
+func (f Fence) holds(u *url.URL) bool {
+	endpoint, err := url.Parse(f.Endpoint)
+	host := strings.ToLower(u.Host)
 	return err == nil && u.Scheme == endpoint.Scheme &&
-		(strings.EqualFold(u.Host, endpoint.Host) || strings.HasSuffix(strings.ToLower(u.Host), "."+strings.ToLower(endpoint.Host)))
+		(host == strings.ToLower(endpoint.Host) || strings.HasSuffix(host, "."+strings.ToLower(endpoint.Host)))
 }
 
 // ForeignHostError says that a request was to leave ARM.
