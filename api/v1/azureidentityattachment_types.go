@@ -59,16 +59,35 @@ type RefusedIdentity struct {
 	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
 }
 
+// OperationResult is how an operation stands.
+//
+// +kubebuilder:validation:Enum=Running;Succeeded;Failed;Unknown
+type OperationResult string
+
+// The results of an [ARMOperation].
+const (
+	OperationRunning   OperationResult = "Running"
+	OperationSucceeded OperationResult = "Succeeded"
+	OperationFailed    OperationResult = "Failed"
+	// OperationUnknown: nobody heard of its end. What is on the resource tells.
+	OperationUnknown OperationResult = "Unknown"
+)
+
 // ARMOperation is the last change that the controller asked ARM for.
 type ARMOperation struct {
-	// startTime is when the request was sent.
+	// startTime is when the request was sent. It is written before, so that a
+	// controller that starts anew knows how much it may ask of ARM.
 	StartTime metav1.Time `json:"startTime"`
 	// completionTime is when ARM reported its end; absent while it runs.
 	// +optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
-	// result is Running, Succeeded or Failed.
-	// +kubebuilder:validation:Enum=Running;Succeeded;Failed
-	Result string `json:"result"`
+	// result is Running, Succeeded, Failed or Unknown.
+	Result OperationResult `json:"result"`
+	// resumeToken is how the controller, or the next one, asks for the operation
+	// while it runs. It is the Azure SDK's, and opaque. While it is absent from a
+	// running operation, ARM has not answered the request yet.
+	// +optional
+	ResumeToken string `json:"resumeToken,omitempty"`
 	// message is ARM's own, if it failed.
 	// +optional
 	Message string `json:"message,omitempty"`

@@ -68,7 +68,7 @@ func (o Options) check(namespace string) error {
 	case o.ClientQPS < 0:
 		return fmt.Errorf("--clientQps is %v: want zero or more", o.ClientQPS)
 	}
-	return nil
+	return o.ARM.check()
 }
 
 func (o Options) azure() (armclient.Config, error) {

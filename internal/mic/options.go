@@ -33,6 +33,7 @@ type Options struct {
 	GatherWindow     time.Duration
 	RetryMin         time.Duration
 	RetryMax         time.Duration
+	ARM              ARMOptions
 	Log              obs.LogOptions
 
 	// Version is the program's own, as the build stamped it.
@@ -84,6 +85,7 @@ func (o *Options) bind(flags *flag.FlagSet, hostname string) {
 	flags.DurationVar(&o.GatherWindow, "gather-window", 500*time.Millisecond, "how long the first change for a virtual machine or scale set waits for others to join its request: the pods of one rollout appear within this time, and it is little beside the 10 to 60 seconds that Azure takes")
 	flags.DurationVar(&o.RetryMin, "retry-min", time.Second, "first wait after a request that Azure did not carry out; doubled each time")
 	flags.DurationVar(&o.RetryMax, "retry-max", 5*time.Minute, "longest wait after a request that Azure did not carry out")
+	o.ARM.bind(flags)
 	flags.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	flags.IntVar(&o.Log.Verbosity, "v", 0, "verbosity of the log: 0 for decisions and changes, 5 for all")
 }

@@ -105,16 +105,19 @@ func (c config) register(ctx context.Context, mgr manager.Manager, ports ports) 
 	}
 	arm, err := armclient.New(c.azure, armclient.Options{
 		Version: c.Version, UserAgent: c.CustomUserAgent, Transport: c.Transport, Observe: metrics.arm,
+		Limits: c.ARM.Limits, RequestTimeout: c.ARM.RequestTimeout, Traffic: newARMTraffic(metrics.registry).sent,
 	})
 	if err != nil {
 		return fmt.Errorf("preparing the client of ARM: %w", err)
 	}
+	metrics.registry.MustRegister(newBudgets(arm.Budgets))
 	assignments := assignment.NewReconciler(assignment.Options{
 		Client: mgr.GetClient(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
 	})
 	attachments := attachment.NewReconciler(attachment.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, ARM: arm, Namespace: c.namespace,
 		Policy: c.policy, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax, Assigned: metrics.assignedAfter,
+		PollInterval: c.ARM.PollInterval, OperationTimeout: c.ARM.OperationTimeout,
 	})
 	return errors.Join(
 		kube.AddIndexes(ctx, mgr.GetFieldIndexer()),

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -32,9 +33,6 @@ import (
 const (
 	// readTimeout bounds one GET, the controller's own token included.
 	readTimeout = time.Minute
-	// patchTimeout bounds one PATCH to its end. Azure has been seen to take 17
-	// minutes; where it takes longer, it goes on by itself and is looked at again.
-	patchTimeout = 30 * time.Minute
 	// maxPasses bounds the requests of one reconciliation; what is left comes in
 	// the next.
 	maxPasses = 10
@@ -48,7 +46,7 @@ const (
 // package armclient.
 type ARM interface {
 	Get(ctx context.Context, ref compute.Ref) (compute.Identities, error)
-	apply.Updater
+	apply.ARM
 }
 
 // Options are what a [Reconciler] works with. Client, Live, Events, ARM and
@@ -69,6 +67,13 @@ type Options struct {
 	// RetryMin and RetryMax bound the backoff after a failure; zero is 1 s and 5
 	// minutes.
 	RetryMin, RetryMax time.Duration
+	// PollInterval is how often a running operation is asked for where ARM does not
+	// say; zero is 5 s.
+	PollInterval time.Duration
+	// OperationTimeout is how long an operation is asked for; zero is 30 minutes.
+	// Azure has been seen to take 17. One that takes longer goes on by itself, and
+	// its resource is looked at instead.
+	OperationTimeout time.Duration
 	// Assigned, if set, is told how long an assignment took from its creation.
 	Assigned func(took time.Duration)
 }
@@ -83,6 +88,7 @@ type Reconciler struct {
 	lookup  kube.Lookup
 	options Options
 	holds   holds
+	pauses  pauses
 }
 
 // NewReconciler returns a Reconciler.
@@ -92,6 +98,12 @@ func NewReconciler(o Options) *Reconciler {
 	}
 	if o.RetryMax == 0 {
 		o.RetryMax = 5 * time.Minute
+	}
+	if o.PollInterval == 0 {
+		o.PollInterval = 5 * time.Second
+	}
+	if o.OperationTimeout == 0 {
+		o.OperationTimeout = 30 * time.Minute
 	}
 	lookup := kube.Lookup{Reader: o.Client}
 	return &Reconciler{
@@ -139,8 +151,10 @@ type pass struct {
 	operation *v1.ARMOperation
 	underway  bool // a patch is about to be sent
 	wait      bool
-	gone      bool  // ARM does not know the resource
-	failure   error // ARM's; it is reported
+	again     time.Duration // when to come back, since a pause has not ended
+	busy      bool          // ARM has said that somebody else's operation runs
+	gone      bool          // ARM does not know the resource
+	failure   error         // ARM's; it is reported
 }
 
 // converge sends patches until there is nothing to do. It returns what is wrong
@@ -148,6 +162,9 @@ type pass struct {
 func (p *pass) converge(ctx context.Context) error {
 	// There is a record before anything can go wrong, to say so.
 	if err := p.apply.Record(ctx, p.record, p.record.Spec.Owned); err != nil {
+		return err
+	}
+	if more, err := p.resume(ctx); err != nil || !more {
 		return err
 	}
 	for range maxPasses {
@@ -176,9 +193,11 @@ func (p *pass) look(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	seen, err := p.arm.Get(ctx, p.ref)
-	if err != nil {
+	if err != nil && !p.keptBack(err) {
 		var notFound *armclient.NotFoundError
 		p.failure, p.gone = err, errors.As(err, &notFound)
+	}
+	if err != nil {
 		return false
 	}
 	p.seen = &seen
@@ -200,12 +219,17 @@ func (p *pass) plan(ctx context.Context) (plan.Plan, error) {
 	}, p.policy), nil
 }
 
-// patch records, sends and settles one patch. It returns whether to go on.
+// patch records and sends one patch, and follows it as far as it goes without
+// waiting. It returns whether to go on.
 func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err error) {
+	if !p.mayPatch() {
+		return false, nil
+	}
 	if err := p.apply.Record(ctx, p.record, planned.Before); err != nil {
 		return false, err
 	}
 	// Pods whose identity is there already do not wait for the others'.
+	p.operation = &v1.ARMOperation{StartTime: metav1.Now(), Result: v1.OperationRunning}
 	p.underway = true
 	err = p.say(ctx)
 	p.underway = false
@@ -213,27 +237,22 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		return false, err
 	}
 	log.FromContext(ctx).Info("patching identities", "add", len(planned.Patch.Add), "remove", len(planned.Patch.Remove))
-	seen, operation, failure := p.send(ctx, planned.Patch)
-	p.operation = operation
+	failure, err := p.begin(ctx, planned.Patch)
+	if err != nil {
+		return false, err
+	}
 	if failure == nil {
-		p.seen = &seen
-		if seen.ETag == "" {
-			p.seen = nil // ARM ended the operation without showing the resource
-		}
-		return true, p.apply.Record(ctx, p.record, planned.After)
+		return p.follow(ctx)
 	}
 	if _, ok := errors.AsType[*armclient.NotStartedError](failure); ok {
 		if err := p.apply.Record(ctx, p.record, planned.Undo()); err != nil {
 			return false, err
 		}
 	}
+	if p.keptBack(failure) {
+		return false, nil
+	}
 	return p.recover(failure), nil
-}
-
-func (p *pass) send(ctx context.Context, patch *compute.Patch) (compute.Identities, *v1.ARMOperation, error) {
-	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
-	defer cancel()
-	return p.apply.Patch(ctx, p.ref, p.seen.ETag, patch)
 }
 
 // recover goes on without the identities that ARM named, and with a fresh look
@@ -282,6 +301,8 @@ func (p *pass) result(ctx context.Context, failure error) (reconcile.Result, err
 	case outdated(errSay), outdated(failure):
 		// Something changed meanwhile; its event may have come before ours.
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
+	case p.again > 0:
+		return reconcile.Result{RequeueAfter: p.again}, errSay
 	case failure != nil && report.RetryAfter(failure) > 0:
 		log.FromContext(ctx).Info("ARM asks to wait", "after", report.RetryAfter(failure).String(), obs.KeyReason, failure.Error())
 		return reconcile.Result{RequeueAfter: report.RetryAfter(failure)}, errSay
