@@ -90,7 +90,7 @@ func ownWritesUnseen(t *testing.T, w *world) {
 	sent, _ := w.run(t, false)
 	release := sent.hold(assignedKind)
 	pod := w.pod(t, "unseen", "web", "n0")
-	sent.await(t, "the creation", func() bool { return len(sent.writes) == 1 })
+	sent.await(t, "the creation", func() bool { return len(sent.writes) == 1 && sent.writes[0].status != 0 })
 	for i := range 5 { // events of the pod and of its binding
 		phase := []corev1.PodPhase{corev1.PodPending, corev1.PodRunning}[i%2]
 		before := pod.DeepCopy()
@@ -110,7 +110,7 @@ func ownWritesUnseen(t *testing.T, w *world) {
 	}
 	release = sent.hold(assignedKind)
 	w.kill(t, pod)
-	sent.await(t, "the deletion", func() bool { return strings.HasPrefix(sent.writes[len(sent.writes)-1], "DELETE") })
+	sent.await(t, "the deletion", func() bool { return strings.HasPrefix(sent.writes[len(sent.writes)-1].String(), "DELETE 200") })
 	edit(t, w, &v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "unseen", Name: "demo"}}, func(b *v1.AzureIdentityBinding) { b.Spec.Weight = 9 })
 	release()
 	w.assignments(t, "unseen", "none", count(0))
@@ -378,7 +378,7 @@ func namespaceTerminates(t *testing.T, w *world) {
 	w.pod(t, "leaving", "web", "n0")
 	w.delete(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "leaving"}})
 	sent, _ := w.run(t, false)
-	sent.await(t, "the attempt", func() bool { return len(sent.writes) > 0 })
+	sent.await(t, "the attempt", func() bool { return len(sent.writes) > 0 && sent.writes[0].status != 0 })
 	w.marker(t, "leaving")
 	if got := sent.sent("/leaving/"); len(got) != 1 || !strings.Contains(got[0], " 403 ") {
 		t.Errorf("it tried %v", got)

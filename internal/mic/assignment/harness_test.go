@@ -35,25 +35,37 @@ type traffic struct {
 	next http.RoundTripper
 
 	mu     sync.Mutex
-	writes []string                 // method, status and path of every request that is no read
+	writes []*written
 	lists  map[string]int           // finished lists by path and query
 	held   map[string]chan struct{} // by the plural name of the kind
 	heard  chan struct{}            // closed and renewed at every request
 }
 
+// written is a request that is no read; its status is 0 until it is answered.
+type written struct {
+	method, path string
+	status       int
+}
+
+func (w *written) String() string { return fmt.Sprintf("%s %d %s", w.method, w.status, w.path) }
+
 func (f *traffic) RoundTrip(r *http.Request) (*http.Response, error) {
+	write := &written{method: r.Method, path: r.URL.Path}
+	if r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/events") {
+		f.mu.Lock()
+		f.writes = append(f.writes, write)
+		f.mu.Unlock()
+	}
 	response, err := f.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	write.status = response.StatusCode
 	kind := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	switch {
 	case r.Method != http.MethodGet:
-		if !strings.Contains(r.URL.Path, "/events") {
-			f.writes = append(f.writes, fmt.Sprintf("%s %d %s", r.Method, response.StatusCode, r.URL.Path))
-		}
 	case r.URL.Query().Get("watch") != "":
 		response.Body = &heldBody{ReadCloser: response.Body, wait: func() { f.wait(r.Context(), kind) }}
 	default:
@@ -99,11 +111,11 @@ func (f *traffic) sent(words ...string) []string {
 next:
 	for _, write := range f.writes {
 		for _, word := range words {
-			if !strings.Contains(write, word) {
+			if !strings.Contains(write.String(), word) {
 				continue next
 			}
 		}
-		out = append(out, write)
+		out = append(out, write.String())
 	}
 	return out
 }
