@@ -71,6 +71,10 @@ type Refusal struct {
 	// Binding selects the pod; Identity is what it names, as far as that is
 	// known.
 	Binding, Identity identity.Key
+	// Winner is the identity that goes before; it is set for NameConflict only.
+	Winner identity.Key
+	// Object is the binding itself.
+	Object *v1.AzureIdentityBinding
 }
 
 // Decision is what a pod may use and, for every binding that selects it in vain,
@@ -162,6 +166,7 @@ func (d *decider) consider(c candidate) {
 	if first, ok := d.granted[c.names.Name]; ok {
 		if first != c.names {
 			d.refuse(c, v1.ReasonNameConflict, "AzureIdentity "+first.String()+" goes before "+c.names.String()+" of the same name: give them different names")
+			d.decision.Refusals[len(d.decision.Refusals)-1].Winner = first
 		}
 		return
 	}
@@ -184,7 +189,7 @@ func (d *decider) consider(c candidate) {
 }
 
 func (d *decider) refuse(c candidate, reason v1.Reason, message string) {
-	d.decision.Refusals = append(d.decision.Refusals, Refusal{Reason: reason, Message: message, Binding: c.key, Identity: c.names})
+	d.decision.Refusals = append(d.decision.Refusals, Refusal{Reason: reason, Message: message, Binding: c.key, Identity: c.names, Object: c.object})
 }
 
 // Exception returns the first exception, by name, that applies to the pod: one

@@ -112,7 +112,7 @@ func (c config) register(ctx context.Context, mgr manager.Manager, ports ports) 
 	}
 	metrics.registry.MustRegister(newBudgets(arm.Budgets))
 	assignments := assignment.NewReconciler(assignment.Options{
-		Client: mgr.GetClient(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
 	})
 	attachments := attachment.NewReconciler(attachment.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, ARM: arm, Namespace: c.namespace,

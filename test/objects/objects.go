@@ -74,3 +74,27 @@ func HasCondition(conditions []metav1.Condition, kind string, reason v1.Reason) 
 		return c.Type == kind && c.Reason == string(reason) && c.Message != ""
 	})
 }
+
+// AwaitList lists, and lists again after each event, until the list is as want
+// says. When ctx ends first, the error shows the last list seen.
+func AwaitList[L client.ObjectList](ctx context.Context, kube client.WithWatch, list L, want func(L) bool, options ...client.ListOption) error {
+	for {
+		if err := kube.List(ctx, list, options...); err != nil {
+			return fmt.Errorf("listing: %w", err)
+		}
+		if want(list) {
+			return nil
+		}
+		watcher, err := kube.Watch(ctx, list, append(options, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}})...)
+		if err != nil {
+			return fmt.Errorf("watching: %w", err)
+		}
+		select {
+		case <-watcher.ResultChan():
+			watcher.Stop()
+		case <-ctx.Done():
+			watcher.Stop()
+			return fmt.Errorf("never seen; the last list was %+v: %w", list, context.Cause(ctx))
+		}
+	}
+}

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -24,9 +24,10 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
-// workers is how many pods are worked on at once. It bounds the writes in
-// flight; the old controller allowed 20 for each virtual machine.
-const workers = 10
+// workers is how many pods are worked on at once. Together they bound the writes
+// in flight; the old controller allowed 20 for each virtual machine. Most of
+// their time they wait for the API server, which has its own fairness.
+const workers = 32
 
 // Register adds the controller to the manager.
 func (r *Reconciler) Register(mgr manager.Manager) error {
@@ -44,7 +45,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		c.Watch(source.Kind(cache, &v1.AzureIdentity{}, kube.Touched(r.podsOfIdentity), identityChanged())),
 		c.Watch(source.Kind(cache, &v1.AzureIdentityBinding{}, kube.Touched(r.podsOfBinding), predicate.TypedGenerationChangedPredicate[*v1.AzureIdentityBinding]{})),
 		// Somebody edits or deletes an assignment, or it has no pod any more.
-		c.Watch(source.Kind(cache, &v1.AzureAssignedIdentity{}, kube.Touched(podOfAssignment))),
+		c.Watch(source.Kind(cache, &v1.AzureAssignedIdentity{}, kube.Touched(podOfAssignment), assignmentChanged())),
 	)
 }
 
@@ -95,6 +96,20 @@ func identityChanged() predicate.TypedPredicate[*v1.AzureIdentity] {
 	}}
 }
 
+// assignmentChanged drops the updates by which the attachment says how far it
+// is.
+func assignmentChanged() predicate.TypedPredicate[*v1.AzureAssignedIdentity] {
+	return predicate.TypedFuncs[*v1.AzureAssignedIdentity]{UpdateFunc: func(e event.TypedUpdateEvent[*v1.AzureAssignedIdentity]) bool {
+		before, after := e.ObjectOld, e.ObjectNew
+		return before.UID != after.UID ||
+			before.Status.Status != after.Status.Status ||
+			before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
+			!slices.Equal(before.Finalizers, after.Finalizers) ||
+			!maps.Equal(before.Labels, after.Labels) ||
+			!equality.Semantic.DeepEqual(before.Spec, after.Spec)
+	}}
+}
+
 // catalog is [binding.Catalog] over the cache. That rule knows no failure, so
 // that the first one is kept here, and asked for afterwards.
 type catalog struct {
@@ -124,5 +139,3 @@ func (c *catalog) taken(pod identity.Key) func(namespace, name string) bool {
 		return object != nil && kube.PodOf(object) != pod
 	}
 }
-
-func preconditions(uid types.UID) *metav1.Preconditions { return &metav1.Preconditions{UID: &uid} }

@@ -182,7 +182,17 @@ func TestComputeUpdates(t *testing.T) {
 		"the old controller left it Unassigned":       {current: func(a *v1.AzureAssignedIdentity) { a.Status.Status = "Unassigned" }, status: "Created"},
 		"the old controller's empty state is kept":    {current: func(a *v1.AzureAssignedIdentity) { a.Status.Status = "" }},
 		"a copy with the old metadata means the same": {current: func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Annotations = map[string]string{"x": "y"} }},
-		"a hashed name is kept":                       {current: func(a *v1.AzureAssignedIdentity) { a.Name = hashedName(t) }},
+		"the old controller wrote an empty Secret":    {current: func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec.ClientPassword = &v1.SecretReference{} }},
+		"the old controller's empty metadata":         {current: func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec.Metadata = &metav1.ObjectMeta{} }},
+		"the copy is in the oldest spelling": {current: func(a *v1.AzureAssignedIdentity) {
+			a.Spec.AzureIdentityRef.Spec = v1.AzureIdentitySpec{LegacyResourceID: resourceID, LegacyClientID: "ABC"}
+		}},
+		"the old controller's finalizer is released": {current: func(a *v1.AzureAssignedIdentity) { a.Finalizers = []string{v1.AssignedIdentityFinalizer} }, status: "Assigned"},
+		"others' finalizers and labels stay": {current: func(a *v1.AzureAssignedIdentity) {
+			a.Finalizers, a.Labels = []string{"x/y"}, map[string]string{"nodename": "node-0", "mine": "x"}
+		}},
+		"it served from another node while Created": {current: func(a *v1.AzureAssignedIdentity) { a.Status.Status, a.Spec.NodeName = "Created", "x" }, status: "Created"},
+		"a hashed name is kept":                     {current: func(a *v1.AzureAssignedIdentity) { a.Name = hashedName(t) }},
 		"one that is being deleted is left alone": {current: func(a *v1.AzureAssignedIdentity) {
 			a.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
 			a.Spec.NodeName = "x"
@@ -210,10 +220,10 @@ func TestComputeUpdates(t *testing.T) {
 			if len(changes.Update) != 1 || len(changes.Create)+len(changes.Delete) != 0 {
 				t.Fatalf("got %+v, want one update", changes)
 			}
-			if got := changes.Update[0]; got.Status.Status != test.status || got.UID != "u3" || got.Labels["nodename"] != "node-0" {
+			if got := changes.Update[0].To; got.Status.Status != test.status || got.UID != "u3" || got.Labels["nodename"] != "node-0" {
 				t.Errorf("got %+v", got)
 			}
-			s.Current = changes.Update
+			s.Current = []*v1.AzureAssignedIdentity{changes.Update[0].To}
 			if again := assignment.Compute(s); !again.Empty() {
 				t.Errorf("the update is not enough: %+v", again)
 			}
@@ -234,9 +244,12 @@ func TestComputeDeletes(t *testing.T) {
 		edit   func(*assignment.Snapshot)
 		create int
 	}{
-		"no grant":                      {func(s *assignment.Snapshot) { s.Grants = nil }, 0},
-		"no node any more":              {func(s *assignment.Snapshot) { s.Node = "" }, 0},
-		"the install became namespaced": {func(s *assignment.Snapshot) { s.Namespaced = true }, 1},
+		"no grant":         {func(s *assignment.Snapshot) { s.Grants = nil }, 0},
+		"no node any more": {func(s *assignment.Snapshot) { s.Node = "" }, 0},
+		"the install became namespaced, and it did not serve": {func(s *assignment.Snapshot) {
+			s.Namespaced = true
+			s.Current = []*v1.AzureAssignedIdentity{made(t, grant(t, nil), v1.AssignedIDCreated)}
+		}, 1},
 		"another identity in its place": {func(s *assignment.Snapshot) {
 			s.Grants = []binding.Grant{grant(t, func(i *v1.AzureIdentity) { i.Name = "new" })}
 		}, 1},

@@ -8,14 +8,13 @@ package assignment
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -28,6 +27,8 @@ import (
 // Options are what a [Reconciler] works with; all but Observe are needed.
 type Options struct {
 	Client client.Client
+	// Live reads from the API server itself.
+	Live   client.Reader
 	Events *events.Recorder
 	// Namespaced restricts every identity to pods of its own namespace.
 	Namespaced bool
@@ -39,39 +40,64 @@ type Options struct {
 // Reconciler makes the assignments of one pod what the rule says.
 type Reconciler struct {
 	client     client.Client
+	live       client.Reader
 	lookup     kube.Lookup
 	events     *events.Recorder
 	namespaced bool
 	written    func(string, time.Duration, error)
+	pending    pending
 }
 
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
-	r := &Reconciler{client: o.Client, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe}
+	r := &Reconciler{client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe}
 	if r.written == nil {
 		r.written = func(string, time.Duration, error) {}
 	}
 	return r
 }
 
+const (
+	// cacheLag is how long the cache is given to see somebody's write.
+	cacheLag = 100 * time.Millisecond
+	// lookAgain is when a pod is looked at again that the cache does not show yet.
+	// Its event comes sooner.
+	lookAgain = time.Second
+	// writesAtOnce bounds the writes in flight for one pod.
+	writesAtOnce = 8
+)
+
 // Reconcile brings one pod's assignments up to date. A write that fails does not
 // keep the others from being tried.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	seen, err := r.observe(ctx, kube.KeyOf(request))
+	key := kube.KeyOf(request)
+	current, err := r.lookup.AssignmentsOf(ctx, key)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	r.sayRefusals(seen)
-	err = r.write(ctx, Compute(seen.snapshot))
+	if left := r.pending.wait(key, current, time.Now()); left > 0 {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	pod, err := r.lookup.Pod(ctx, key)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if pod == nil && len(current) > 0 {
+		if there, err := r.exists(ctx, key); there || err != nil {
+			return reconcile.Result{RequeueAfter: lookAgain}, err
+		}
+	}
+	snapshot, err := r.decide(ctx, key, pod)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	snapshot.Current = current
+	err = r.write(ctx, key, Compute(snapshot))
 	if stale(err) {
-		// The cache has not caught up with somebody's write, most often our own.
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
 	}
 	return reconcile.Result{}, err
 }
-
-// cacheLag is how long the cache is given to see a write.
-const cacheLag = 100 * time.Millisecond
 
 // stale reports whether all that failed is what an up-to-date cache would have
 // avoided.
@@ -88,30 +114,35 @@ func stale(err error) bool {
 	return true
 }
 
-// observed is what the cache holds of one pod.
-type observed struct {
-	snapshot Snapshot
-	pod      *corev1.Pod // nil: there is none
-	refusals []binding.Refusal
+// exists asks the API server itself whether there is such a pod with the label.
+// The cache may not show it yet, as when the assignment is another leader's, and
+// what a running pod has must not be taken away for that.
+func (r *Reconciler) exists(ctx context.Context, key identity.Key) (bool, error) {
+	if key.Name == "" {
+		return false, nil
+	}
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	// The right to list pods is there already; that to get one is not.
+	err := r.live.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{metav1.ObjectNameField: key.Name}, client.HasLabels{v1.PodLabel})
+	if err != nil {
+		return false, fmt.Errorf("looking for pod %s: %w", key, err)
+	}
+	return len(list.Items) > 0, nil
 }
 
-func (r *Reconciler) observe(ctx context.Context, key identity.Key) (observed, error) {
+// decide returns what a pod may use; nothing for one that is gone or finished.
+func (r *Reconciler) decide(ctx context.Context, key identity.Key, pod *corev1.Pod) (Snapshot, error) {
 	catalog := &catalog{ctx: ctx, lookup: r.lookup}
-	seen := observed{snapshot: Snapshot{Pod: key, Namespaced: r.namespaced, Taken: catalog.taken(key), Now: time.Now()}}
-	var errPod, errCurrent error
-	seen.pod, errPod = r.lookup.Pod(ctx, key)
-	seen.snapshot.Current, errCurrent = r.lookup.AssignmentsOf(ctx, key)
-	if err := errors.Join(errPod, errCurrent); err != nil {
-		return observed{}, err
+	snapshot := Snapshot{Pod: key, Namespaced: r.namespaced, Taken: catalog.taken(key), Now: time.Now()}
+	if pod == nil || finished(pod) {
+		return snapshot, nil
 	}
-	if seen.pod == nil || finished(seen.pod) {
-		return seen, nil
-	}
-	seen.snapshot.Node = seen.pod.Spec.NodeName
-	asked := binding.Pod{Namespace: seen.pod.Namespace, Name: seen.pod.Name, Labels: seen.pod.Labels}
+	asked := binding.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}
 	decision := binding.Decide(asked, catalog, binding.Policy{Namespaced: r.namespaced})
-	seen.snapshot.Grants, seen.refusals = decision.Grants, decision.Refusals
-	return seen, catalog.err
+	r.tell(pod, decision)
+	snapshot.Node, snapshot.Grants = pod.Spec.NodeName, decision.Grants
+	return snapshot, catalog.err
 }
 
 // finished pods need no identity any more. A pod that is being deleted does:
@@ -120,95 +151,12 @@ func finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
-// sayRefusals tells the pod's owner what no condition can: what is wrong between
-// this pod and a binding, where both are right by themselves.
-func (r *Reconciler) sayRefusals(seen observed) {
-	for _, refusal := range seen.refusals {
-		if refusal.Reason == v1.ReasonNamespaceMismatch || refusal.Reason == v1.ReasonNameConflict {
-			r.events.Warn(events.Pod(seen.pod), refusal.Binding.String(), string(refusal.Reason), refusal.Message)
-		}
+func (r *Reconciler) tell(pod *corev1.Pod, decision binding.Decision) {
+	told := Tell(pod.Namespace, decision)
+	for reason, message := range told.Pod {
+		r.events.Warn(events.Pod(pod), string(reason), string(reason), message)
 	}
-}
-
-func (r *Reconciler) write(ctx context.Context, changes Changes) error {
-	var failures []error
-	for _, object := range changes.Delete {
-		failures = append(failures, r.timed("deletion", func() error { return r.delete(ctx, object) }))
+	for _, object := range told.Conflicts {
+		r.events.Warn(events.Binding(object), string(v1.ReasonNameConflict), string(v1.ReasonNameConflict), conflicting)
 	}
-	for _, object := range changes.Update {
-		failures = append(failures, r.timed("update", func() error { return r.update(ctx, object) }))
-	}
-	for _, object := range changes.Create {
-		failures = append(failures, r.timed("addition", func() error { return r.create(ctx, object) }))
-	}
-	return errors.Join(failures...)
-}
-
-func (r *Reconciler) timed(operation string, write func() error) error {
-	start := time.Now()
-	err := write()
-	r.written(operation, time.Since(start), err)
-	return err
-}
-
-func (r *Reconciler) create(ctx context.Context, object *v1.AzureAssignedIdentity) error {
-	if err := r.client.Create(ctx, object); err != nil {
-		// One that exists was not in the cache yet, or is another pod's since a
-		// moment: the next try sees it.
-		r.warn(object, err)
-		return fmt.Errorf("creating assignment %s: %w", objectKey(object), err)
-	}
-	r.applied(object)
-	return nil
-}
-
-func (r *Reconciler) update(ctx context.Context, object *v1.AzureAssignedIdentity) error {
-	if err := r.client.Update(ctx, object); err != nil {
-		r.warn(object, err)
-		return fmt.Errorf("updating assignment %s: %w", objectKey(object), err)
-	}
-	r.applied(object)
-	return nil
-}
-
-// applied speaks for identities that need nothing of Azure; for the others the
-// attachment does.
-func (r *Reconciler) applied(object *v1.AzureAssignedIdentity) {
-	if object.Status.Status == v1.AssignedIDAssigned && object.Spec.AzureBindingRef != nil {
-		r.events.Normal(events.Binding(object.Spec.AzureBindingRef), events.BindingApplied,
-			fmt.Sprintf("pod %s may use AzureIdentity %s", kube.PodOf(object), object.Spec.AzureIdentityRef.Name))
-	}
-}
-
-// warn tells of a write that failed for a reason that will not pass by itself.
-func (r *Reconciler) warn(object *v1.AzureAssignedIdentity, err error) {
-	if object.Spec.AzureBindingRef == nil || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled) {
-		return
-	}
-	r.events.Warn(events.Binding(object.Spec.AzureBindingRef), kube.PodOf(object).String(), events.BindingApplyError, err.Error())
-}
-
-// delete releases the finalizer of the old controller's objects too, so that
-// they go.
-func (r *Reconciler) delete(ctx context.Context, object *v1.AzureAssignedIdentity) error {
-	released := object.DeepCopy()
-	if controllerutil.RemoveFinalizer(released, v1.AssignedIdentityFinalizer) {
-		err := r.client.Patch(ctx, released, client.MergeFromWithOptions(object, client.MergeFromWithOptimisticLock{}))
-		if client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("releasing assignment %s: %w", objectKey(object), err)
-		}
-	}
-	// The UID keeps a new object of the same name from harm.
-	uid := object.UID
-	err := r.client.Delete(ctx, released, &client.DeleteOptions{Preconditions: preconditions(uid)})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("deleting assignment %s: %w", objectKey(object), err)
-	}
-	if ref := object.Spec.AzureBindingRef; ref != nil && ref.Name != "" {
-		r.events.Normal(events.Binding(ref), events.BindingRemoved, fmt.Sprintf("pod %s no longer has this binding's identity", kube.PodOf(object)))
-	}
-	return nil
 }

@@ -5,9 +5,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
@@ -66,50 +64,4 @@ func TestManagedIdentity(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestScopeTrims: a cached pod or node holds what is used, and nothing else.
-func TestScopeTrims(t *testing.T) {
-	options, err := kube.Scope("mic")
-	if err != nil {
-		t.Fatal(err)
-	}
-	meta := metav1.ObjectMeta{Namespace: "ns", Name: "n", UID: "u", ResourceVersion: "1", Labels: map[string]string{v1.PodLabel: "x", "app": "web"}, Annotations: map[string]string{"big": "value"}}
-	checked := 0
-	for _, test := range []struct{ in, want client.Object }{
-		{
-			&corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{}}}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1"}},
-			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "n", UID: "u", ResourceVersion: "1", Labels: map[string]string{v1.PodLabel: "x"}}, Spec: corev1.PodSpec{NodeName: "node"}, Status: corev1.PodStatus{Phase: corev1.PodRunning}},
-		},
-		{
-			&corev1.Node{ObjectMeta: meta, Spec: corev1.NodeSpec{ProviderID: "p", PodCIDR: "x"}},
-			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u", ResourceVersion: "1"}, Spec: corev1.NodeSpec{ProviderID: "p"}},
-		},
-	} {
-		for object, by := range options.ByObject {
-			if typeName(object) == typeName(test.in) {
-				checked++
-				got, err := by.Transform(test.in)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(test.want, got); diff != "" {
-					t.Errorf("%T (-want +got):\n%s", test.in, diff)
-				}
-			}
-		}
-	}
-	if checked != 2 {
-		t.Errorf("checked %d kinds, want 2", checked)
-	}
-}
-
-func typeName(object client.Object) string {
-	switch object.(type) {
-	case *corev1.Pod:
-		return "pod"
-	case *corev1.Node:
-		return "node"
-	}
-	return ""
 }

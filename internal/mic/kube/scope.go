@@ -9,7 +9,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
@@ -44,41 +43,12 @@ func Scope(namespace string) (cache.Options, error) {
 		ReaderFailOnMissingInformer: true,
 		DefaultTransform:            cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:                 {Label: labels.NewSelector().Add(*labelled), Transform: trimPod},
-			&corev1.Node{}:                {Transform: trimNode},
-			&v1.AzureIdentity{}:           {},
-			&v1.AzureIdentityBinding{}:    {},
-			&v1.AzureAssignedIdentity{}:   {},
+			&corev1.Pod{}:                 {Label: labels.NewSelector().Add(*labelled), Transform: trimmed(trimPod)},
+			&corev1.Node{}:                {Transform: trimmed(trimNode)},
+			&v1.AzureIdentity{}:           {Transform: trimmed(trimIdentity)},
+			&v1.AzureIdentityBinding{}:    {Transform: trimmed(trimBinding)},
+			&v1.AzureAssignedIdentity{}:   {Transform: trimmed(trimAssignment)},
 			&v1.AzureIdentityAttachment{}: {Namespaces: map[string]cache.Config{namespace: {}}},
 		},
-	}, nil
-}
-
-// trimPod keeps what an assignment depends on.
-func trimPod(object any) (any, error) {
-	pod, ok := object.(*corev1.Pod)
-	if !ok {
-		return object, nil
-	}
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
-			ResourceVersion: pod.ResourceVersion, DeletionTimestamp: pod.DeletionTimestamp,
-			Labels: map[string]string{v1.PodLabel: pod.Labels[v1.PodLabel]},
-		},
-		Spec:   corev1.PodSpec{NodeName: pod.Spec.NodeName},
-		Status: corev1.PodStatus{Phase: pod.Status.Phase},
-	}, nil
-}
-
-// trimNode keeps what leads to the node's virtual machine or scale set.
-func trimNode(object any) (any, error) {
-	node, ok := object.(*corev1.Node)
-	if !ok {
-		return object, nil
-	}
-	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion},
-		Spec:       corev1.NodeSpec{ProviderID: node.Spec.ProviderID},
 	}, nil
 }
