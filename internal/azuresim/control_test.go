@@ -180,6 +180,21 @@ func TestControlAPIRefusesInWords(t *testing.T) {
 	}
 }
 
+func TestDetachThroughTheControlAPI(t *testing.T) {
+	doc := document()
+	doc.ScaleSets[0].UserAssigned = []string{demoID, otherID}
+	a := start(t, azuresim.Config{State: doc})
+	for range 2 { // what is not there is no error
+		check(t, a.ControlClient().Detach(t.Context(), model.Attachment{ScaleSet: scaleSetID, Identity: strings.ToUpper(demoID)}))
+	}
+	if got := a.State.Snapshot().ScaleSets[0].UserAssigned; len(got) != 1 || got[0] != lowered(otherID) {
+		t.Errorf("left: %v", got)
+	}
+	if status, _ := imds(t, a, demoClientID); status != http.StatusBadRequest {
+		t.Errorf("IMDS: %d", status)
+	}
+}
+
 func TestAttachMeetsARunningOperation(t *testing.T) {
 	clock := newClock()
 	a := start(t, azuresim.Config{State: document(), ARMLatency: time.Minute, Clock: clock.Now})

@@ -173,6 +173,12 @@ func (c *Client) Burst(ctx context.Context, b model.Burst) (model.BurstResult, e
 	return result, c.do(ctx, http.MethodPost, "/bursts", b, &result)
 }
 
+// Detach takes an identity off a scale set or virtual machine at once, as an
+// operator would.
+func (c *Client) Detach(ctx context.Context, a model.Attachment) error {
+	return c.do(ctx, http.MethodDelete, "/attachments", a, nil)
+}
+
 // AddFault plays f from now on and returns it with its ID.
 func (c *Client) AddFault(ctx context.Context, f fault.Fault) (fault.Fault, error) {
 	return addOne(ctx, c, "/faults", f)

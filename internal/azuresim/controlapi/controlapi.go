@@ -76,7 +76,8 @@ func (s *Server) Handler() http.Handler {
 		"POST /vaults":                 one(s, func(d *model.Document) *[]model.Vault { return &d.Vaults }),
 		"POST /storageAccounts":        one(s, func(d *model.Document) *[]model.StorageAccount { return &d.StorageAccounts }),
 		"POST /vaults/{vault}/secrets": s.putSecret,
-		"POST /attachments":            s.attach,
+		"POST /attachments":            attachment(s.State.Attach),
+		"DELETE /attachments":          attachment(s.State.Detach),
 		"GET /faults":                  func(*http.Request, []byte) (any, error) { return nonNil(s.Faults.List()), nil },
 		"POST /faults":                 s.addFault,
 		"DELETE /faults":               s.clearFaults,
@@ -176,12 +177,15 @@ func (s *Server) putSecret(r *http.Request, body []byte) (any, error) {
 	return s.State.PutSecret(r.PathValue("vault"), secret)
 }
 
-func (s *Server) attach(_ *http.Request, body []byte) (any, error) {
-	var a model.Attachment
-	if err := model.Decode(body, &a); err != nil {
-		return nil, err
+// attachment serves what an operator does to an identity on a resource.
+func attachment(change func(model.Attachment) (model.Resource, error)) endpoint {
+	return func(_ *http.Request, body []byte) (any, error) {
+		var a model.Attachment
+		if err := model.Decode(body, &a); err != nil {
+			return nil, err
+		}
+		return change(a)
 	}
-	return s.State.Attach(a)
 }
 
 func (s *Server) behave(_ *http.Request, body []byte) (any, error) {

@@ -39,25 +39,51 @@ func (s *State) Attach(a model.Attachment) (model.Resource, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.t.settle(s.now())
-	v, err := s.t.oneOf(a.ScaleSet, a.VM)
+	v, id, err := s.t.idle(a)
 	if err != nil {
 		return model.Resource{}, err
-	}
-	id, err := armid.ParseUserAssigned(a.Identity)
-	if err != nil {
-		return model.Resource{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	identity, ok := s.t.identities[id]
 	if !ok {
 		return model.Resource{}, fmt.Errorf("%w: identity %s", ErrNotFound, a.Identity)
 	}
-	if v.operation != nil {
-		return model.Resource{}, fmt.Errorf("%w on %s", ErrBusy, v.spelling)
-	}
 	v.shown.user[id] = attached{spelling: armSpelling(a.Identity), principal: identity.PrincipalID}
 	v.usable = v.shown.clone()
 	v.version++
 	return s.t.model(v), nil
+}
+
+// Detach takes an identity off a resource, for ARM and IMDS at once. One that is
+// not on it is no error; the errors are those of [State.Attach].
+func (s *State) Detach(a model.Attachment) (model.Resource, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.settle(s.now())
+	v, id, err := s.t.idle(a)
+	if err != nil {
+		return model.Resource{}, err
+	}
+	delete(v.shown.user, id)
+	v.usable = v.shown.clone()
+	v.version++
+	return s.t.model(v), nil
+}
+
+// idle returns the resource, on which nothing is under way, and the identity that
+// a names.
+func (t *tables) idle(a model.Attachment) (*resource, armid.ID, error) {
+	v, err := t.oneOf(a.ScaleSet, a.VM)
+	if err != nil {
+		return nil, armid.ID{}, err
+	}
+	id, err := armid.ParseUserAssigned(a.Identity)
+	if err != nil {
+		return nil, armid.ID{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if v.operation != nil {
+		return nil, armid.ID{}, fmt.Errorf("%w on %s", ErrBusy, v.spelling)
+	}
+	return v, id, nil
 }
 
 // Delete removes what d names, or begins to. The error wraps [ErrInvalid] or
