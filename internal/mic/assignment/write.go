@@ -46,7 +46,8 @@ func (r *Reconciler) write(ctx context.Context, pod identity.Key, changes Change
 			return nil
 		})
 	}
-	return errors.Join(append(failures, group.Wait())...)
+	_ = group.Wait() // failures has them all
+	return errors.Join(failures...)
 }
 
 func (r *Reconciler) create(ctx context.Context, pod identity.Key, object *v1.AzureAssignedIdentity) error {
@@ -110,14 +111,12 @@ func (r *Reconciler) delete(ctx context.Context, pod identity.Key, object *v1.Az
 	}
 	// The UID keeps a new object of the same name from harm.
 	err := r.client.Delete(ctx, released, client.Preconditions{UID: &object.UID})
-	if client.IgnoreNotFound(err) != nil {
+	gone := apierrors.IsNotFound(err) // somebody else did it
+	if err != nil && !gone {
 		return fmt.Errorf("deleting assignment %s: %w", objectKey(object), err)
 	}
 	r.pending.deleted(pod, object, time.Now())
-	if err != nil {
-		return nil // somebody else did
-	}
-	if ref := object.Spec.AzureBindingRef; ref != nil && ref.Name != "" {
+	if ref := object.Spec.AzureBindingRef; !gone && ref != nil && ref.Name != "" {
 		r.events.Normal(events.Binding(ref), events.BindingRemoved, fmt.Sprintf("pod %s no longer has this binding's identity", kube.PodOf(object)))
 	}
 	return nil
