@@ -59,7 +59,7 @@ type arm struct {
 	present  map[armid.ID]bool
 	status   v1.AzureIdentityAttachmentStatus
 	requests [][]armid.ID
-	searches int // requests that are no second try of a bad one
+	searches int               // requests that are no second try of a bad one
 	exposed  map[armid.ID]bool // were refused, by name or alone
 }
 
