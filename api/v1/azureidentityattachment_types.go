@@ -115,6 +115,17 @@ type MendedIdentity struct {
 	ClientIDs []string `json:"clientIDs,omitempty"`
 }
 
+// EstrangedIdentity is an identity for which Azure shows another client ID on
+// the resource than every AzureIdentity that names it.
+type EstrangedIdentity struct {
+	// resourceID is the ARM ID of the user-assigned identity, in lower case.
+	ResourceID string `json:"resourceID"`
+	// clientID is what Azure shows, in lower case; empty where no principal is
+	// behind the identity any more.
+	// +optional
+	ClientID string `json:"clientID,omitempty"`
+}
+
 // ARMOperation is the last change that the controller asked ARM for.
 type ARMOperation struct {
 	// startTime is when the request was sent.
@@ -158,6 +169,13 @@ type AzureIdentityAttachmentStatus struct {
 	// them; absent while there is nothing to search.
 	// +optional
 	Isolation *Isolation `json:"isolation,omitempty"`
+
+	// estranged lists the identities that pods need and for which Azure shows
+	// another client ID than the AzureIdentities.
+	// +optional
+	// +listType=map
+	// +listMapKey=resourceID
+	Estranged []EstrangedIdentity `json:"estranged,omitempty"`
 
 	// mended lists the identities that were attached anew.
 	// +optional

@@ -25,7 +25,8 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
-// Options are what a [Reconciler] works with; all but Observe are needed.
+// Options are what a [Reconciler] works with; all but Observe and Begin are
+// needed.
 type Options struct {
 	Client client.Client
 	Events *events.Recorder
@@ -34,6 +35,8 @@ type Options struct {
 	// Observe, if set, is told of every write of an assignment: "addition",
 	// "update" or "deletion".
 	Observe func(operation string, took time.Duration, err error)
+	// Begin, if set, returns when assignments may be changed.
+	Begin func(context.Context) error
 }
 
 // Reconciler makes the assignments of one pod what the rule says.
@@ -43,6 +46,7 @@ type Reconciler struct {
 	events     *events.Recorder
 	namespaced bool
 	written    func(string, time.Duration, error)
+	begin      func(context.Context) error
 }
 
 // NewReconciler returns a Reconciler.
@@ -51,12 +55,18 @@ func NewReconciler(o Options) *Reconciler {
 	if r.written == nil {
 		r.written = func(string, time.Duration, error) {}
 	}
+	if r.begin = o.Begin; r.begin == nil {
+		r.begin = func(context.Context) error { return nil }
+	}
 	return r
 }
 
 // Reconcile brings one pod's assignments up to date. A write that fails does not
 // keep the others from being tried.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	if err := r.begin(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	seen, err := r.observe(ctx, kube.KeyOf(request))
 	if err != nil {
 		return reconcile.Result{}, err
