@@ -102,14 +102,13 @@ type Isolation struct {
 	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
 }
 
-// MendedIdentity is an identity that was detached and attached anew, because
-// Azure showed another client ID for it than the AzureIdentities that name it:
-// it was deleted and created again under its name.
-type MendedIdentity struct {
+// UnconfirmedIdentity is an identity that the controller attached and that Azure
+// has not shown since with a client ID of the AzureIdentities that name it.
+type UnconfirmedIdentity struct {
 	// resourceID is the ARM ID of the user-assigned identity, in lower case.
 	ResourceID string `json:"resourceID"`
-	// clientIDs are those of the AzureIdentities at that time, in lower case. It
-	// is not done again for the same ones.
+	// clientIDs are those that the AzureIdentities had then, in lower case. It is
+	// not attached anew for the same ones.
 	// +optional
 	// +listType=atomic
 	ClientIDs []string `json:"clientIDs,omitempty"`
@@ -177,11 +176,12 @@ type AzureIdentityAttachmentStatus struct {
 	// +listMapKey=resourceID
 	Estranged []EstrangedIdentity `json:"estranged,omitempty"`
 
-	// mended lists the identities that were attached anew.
+	// unconfirmed lists the identities that were attached and not yet shown with
+	// the client ID that is expected.
 	// +optional
 	// +listType=map
 	// +listMapKey=resourceID
-	Mended []MendedIdentity `json:"mended,omitempty"`
+	Unconfirmed []UnconfirmedIdentity `json:"unconfirmed,omitempty"`
 
 	// lastOperation is the last change that ARM was asked for.
 	// +optional

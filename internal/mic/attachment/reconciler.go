@@ -165,18 +165,18 @@ type pass struct {
 	ref    compute.Ref
 	record *v1.AzureIdentityAttachment
 
-	seen       *compute.Identities // nil: not known
-	seenAt     time.Time
-	remembered bool // seen is of a pass before
-	quarantine quarantine.State
-	mended     map[armid.ID][]string
-	operation  *v1.ARMOperation
-	underway   bool // a patch is about to be sent
-	wait       bool
-	inUse      bool      // pods need identities of it, or some of it are ours
-	again      time.Time // when a refused identity is to be tried; zero: never
-	gone       bool      // ARM does not know the resource
-	failure    error     // ARM's; it is reported
+	seen        *compute.Identities // nil: not known
+	seenAt      time.Time
+	remembered  bool // seen is of a pass before
+	quarantine  quarantine.State
+	unconfirmed map[armid.ID][]string
+	operation   *v1.ARMOperation
+	underway    bool // a patch is about to be sent
+	wait        bool
+	inUse       bool      // pods need identities of it, or some of it are ours
+	again       time.Time // when a refused identity is to be tried; zero: never
+	gone        bool      // ARM does not know the resource
+	failure     error     // ARM's; it is reported
 }
 
 // converge sends patches until there is nothing to do. It returns what is wrong
@@ -198,9 +198,8 @@ func (p *pass) converge(ctx context.Context) error {
 			p.seen = nil // to leave things alone it was good enough
 			continue
 		}
-		p.wait, p.again, p.quarantine = planned.Wait, planned.Again, planned.Quarantine
+		p.wait, p.again, p.quarantine, p.unconfirmed = planned.Wait, planned.Again, planned.Quarantine, planned.Unconfirmed
 		if planned.Patch == nil {
-			p.mended = planned.Mended
 			return p.apply.Record(ctx, p.record, planned.Records)
 		}
 		more, err := p.patch(ctx, planned)
@@ -259,7 +258,7 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		if seen.ETag == "" {
 			p.seen = nil // ARM ended the operation without showing the resource
 		}
-		p.quarantine, p.mended = p.quarantine.Accept(), planned.Mended
+		p.quarantine, p.unconfirmed = p.quarantine.Accept(), planned.UnconfirmedAfter
 		return true, p.apply.Record(ctx, p.record, planned.After)
 	}
 	if _, ok := errors.AsType[*armclient.NotStartedError](failure); ok {
@@ -301,7 +300,7 @@ func (p *pass) say(ctx context.Context) error {
 		return err
 	}
 	outcome := report.Outcome{
-		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Mended: p.mended, Err: p.failure,
+		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
 		Underway: p.underway, Operation: p.operation,
 	}
 	if p.seen != nil {

@@ -21,7 +21,7 @@ import (
 
 // begin takes up what the passes before have written.
 func (r *Reconciler) begin(ref compute.Ref, record *v1.AzureIdentityAttachment) *pass {
-	p := &pass{Reconciler: r, ref: ref, record: record, quarantine: quarantine.Parse(record.Status), mended: report.Mended(record.Status)}
+	p := &pass{Reconciler: r, ref: ref, record: record, quarantine: quarantine.Parse(record.Status), unconfirmed: report.Unconfirmed(record.Status)}
 	p.recall()
 	return p
 }
@@ -35,7 +35,7 @@ func (p *pass) snapshot(ctx context.Context, assignments []*v1.AzureAssignedIden
 	}
 	p.inUse = len(wanted)+len(p.record.Spec.Owned) > 0
 	return plan.Snapshot{
-		Seen: *p.seen, Wanted: wanted, Named: named, Quarantine: p.quarantine, Mended: p.mended,
+		Seen: *p.seen, Wanted: wanted, Named: named, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed,
 		Records: p.record.Spec.Owned, Now: p.options.Now(),
 	}, nil
 }

@@ -27,11 +27,11 @@ func (e *Estranged) useless() bool { return e != nil && e.Shown == "" }
 // estranged are the wanted identities that are there and that ARM shows with a
 // client ID that no AzureIdentity has:
 //
-//	who attached it  mended for these client IDs before  →
-//	we               no                                  detached, and attached anew
-//	we               yes                                 left alone: it did not help, and so the
-//	                                                     AzureIdentity must be wrong
-//	somebody else    any                                 left alone, and reported
+//	who attached it  for these client IDs, and not confirmed  →
+//	we               no                                       detached, to be attached anew
+//	we               yes                                      left alone: it is what it is, and
+//	                                                          so the AzureIdentity is wrong
+//	somebody else    any                                      left alone, and reported
 //
 // While an operation runs ARM may show anything, and nothing is concluded.
 func (s Snapshot) estranged(records []v1.OwnedIdentity, policy Policy) map[armid.ID]*Estranged {
@@ -44,7 +44,7 @@ func (s Snapshot) estranged(records []v1.OwnedIdentity, policy Policy) map[armid
 		ours := slices.ContainsFunc(records, func(r v1.OwnedIdentity) bool {
 			return r.State == v1.OwnershipOwned && r.ResourceID == id.String()
 		})
-		before, tried := s.Mended[id]
+		before, tried := s.Unconfirmed[id]
 		again := !tried || !slices.Equal(before, says)
 		kept := slices.ContainsFunc(append([]string{shown}, says...), func(clientID string) bool { return policy.Protects(id, clientID) })
 		out[id] = &Estranged{Shown: shown, Mend: ours && again && !kept}
@@ -52,10 +52,10 @@ func (s Snapshot) estranged(records []v1.OwnedIdentity, policy Policy) map[armid
 	return out
 }
 
-// mended forgets the identities that are as they should be, and those that no
-// pod needs.
-func (s Snapshot) mended() map[armid.ID][]string {
-	out := maps.Clone(s.Mended)
+// unconfirmed forgets the identities that are as they should be, and those that
+// no pod needs.
+func (s Snapshot) unconfirmed() map[armid.ID][]string {
+	out := maps.Clone(s.Unconfirmed)
 	if out == nil {
 		out = map[armid.ID][]string{}
 	}

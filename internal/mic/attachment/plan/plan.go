@@ -30,6 +30,7 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -50,9 +51,9 @@ type Snapshot struct {
 	Named map[armid.ID]Naming
 	// Quarantine is what ARM refused before.
 	Quarantine quarantine.State
-	// Mended are the identities that were attached anew, with the client IDs that
-	// their AzureIdentities had then.
-	Mended map[armid.ID][]string
+	// Unconfirmed are the identities that were attached, with the client IDs that
+	// their AzureIdentities had then, until ARM shows one of those.
+	Unconfirmed map[armid.ID][]string
 	// Records are what the controller attached or was attaching.
 	Records []v1.OwnedIdentity
 	Now     time.Time
@@ -98,9 +99,9 @@ type Plan struct {
 	// never.
 	Quarantine quarantine.State
 	Again      time.Time
-	// Mended is as in [Snapshot], settled; it takes in what the patch detaches to
-	// be attached anew once the patch succeeded.
-	Mended map[armid.ID][]string
+	// Unconfirmed is as in [Snapshot], settled; UnconfirmedAfter is what it is once
+	// the patch succeeded.
+	Unconfirmed, UnconfirmedAfter map[armid.ID][]string
 	// Records are the records as the snapshot settles them. They are to be
 	// written if there is no patch, and when ARM refuses the patch outright.
 	Records []v1.OwnedIdentity
@@ -120,7 +121,7 @@ func (p Plan) Undo() []v1.OwnedIdentity { return p.Records }
 func Compute(s Snapshot, policy Policy) Plan {
 	records := settle(s)
 	running := s.Seen.Updating && attaching(records)
-	p := Plan{Records: records, Wait: running, Quarantine: s.quarantine(), Mended: s.mended()}
+	p := Plan{Records: records, Wait: running, Quarantine: s.quarantine(), Unconfirmed: s.unconfirmed()}
 	strange := s.estranged(records, policy)
 	p.Estranged = strange
 	p.There, p.Pending = s.sort(records, strange)
@@ -137,16 +138,14 @@ func Compute(s Snapshot, policy Policy) Plan {
 		p.Again = again
 		return p
 	}
-	p.Before, p.After = records, records
+	p.Before, p.After, p.UnconfirmedAfter = records, records, maps.Clone(p.Unconfirmed)
 	for _, id := range p.Patch.Add {
+		p.UnconfirmedAfter[id] = s.Named[id].ClientIDs
 		p.Before = with(p.Before, v1.OwnedIdentity{ResourceID: id.String(), State: v1.OwnershipAttaching, ETag: s.Seen.ETag})
 		p.After = with(p.After, v1.OwnedIdentity{ResourceID: id.String(), State: v1.OwnershipOwned})
 	}
 	for _, id := range p.Patch.Remove {
 		p.After = slices.DeleteFunc(slices.Clone(p.After), func(r v1.OwnedIdentity) bool { return r.ResourceID == id.String() })
-		if e := strange[id]; e != nil && e.Mend {
-			p.Mended[id] = s.Named[id].ClientIDs
-		}
 	}
 	return p
 }

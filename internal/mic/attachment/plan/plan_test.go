@@ -102,13 +102,13 @@ func TestCompute(t *testing.T) {
 		// Of those present, ARM shows these without a client ID, and these with
 		// another one than their AzureIdentities have.
 		empty, other string
-		mended       string // for the client IDs of now
+		attached     string // by us, for the client IDs of now, and unconfirmed
 		updating     bool
 		policy       plan.Policy
 
 		add, remove, there, pending string
 		settled, before, after      string
-		strange, mends              string
+		strange, unconfirmed        string
 		wait                        bool
 	}{
 		"nothing to do":                             {},
@@ -139,17 +139,17 @@ func TestCompute(t *testing.T) {
 		"inherited, wanted, and not there":          {wanted: "a", records: "a:inherited", add: "a", pending: "a", before: "a:attaching@now", after: "a:owned"},
 		"inherited, and nobody needs it":            {present: "ab", records: "a:inherited", settled: "a:owned", remove: "a", before: "a:owned"},
 		"inherited, while an operation runs":        {present: "a", wanted: "a", records: "a:inherited", updating: true, settled: "a:inherited", there: "a"},
-		"made again under its name":                 {present: "ab", wanted: "ab", empty: "a", records: "a:owned", settled: "a:owned", remove: "a", there: "b", pending: "a", strange: "a", mends: "a", before: "a:owned"},
-		"made again, shown as another":              {present: "a", wanted: "a", other: "a", records: "a:owned", settled: "a:owned", remove: "a", there: "a", strange: "a", mends: "a", before: "a:owned"},
+		"made again under its name":                 {present: "ab", wanted: "ab", empty: "a", records: "a:owned", settled: "a:owned", remove: "a", there: "b", pending: "a", strange: "a", before: "a:owned"},
+		"made again, shown as another":              {present: "a", wanted: "a", other: "a", records: "a:owned", settled: "a:owned", remove: "a", there: "a", strange: "a", before: "a:owned"},
 		"made again, somebody else attached it":     {present: "a", wanted: "a", empty: "a", pending: "a", strange: "a"},
 		"made again, and nobody needs it":           {present: "a", empty: "a", records: "a:owned", settled: "a:owned", remove: "a", before: "a:owned"},
 		"made again, while an operation runs":       {present: "a", wanted: "a", empty: "a", records: "a:owned", updating: true, settled: "a:owned", there: "a"},
 		"made again, and immutable":                 {present: "a", wanted: "a", empty: "a", records: "a:owned", settled: "a:owned", pending: "a", strange: "a", policy: plan.Policy{ClientIDs: map[identity.ClientID]bool{clientID(t, clientOf("a")): true}}},
-		"mended, and it did not help":               {present: "a", wanted: "a", other: "a", mended: "a", records: "a:owned", settled: "a:owned", there: "a", strange: "a", mends: "a"},
-		"mended, and without a principal again":     {present: "a", wanted: "a", empty: "a", mended: "a", records: "a:owned", settled: "a:owned", pending: "a", strange: "a", mends: "a"},
-		"mended, and attached anew":                 {present: "a", wanted: "a", mended: "a", records: "a:owned", settled: "a:owned", there: "a"},
-		"mended, and not back yet":                  {wanted: "a", mended: "a", mends: "a", add: "a", pending: "a", before: "a:attaching@now", after: "a:owned"},
-		"mended, and nobody needs it now":           {mended: "a"},
+		"the AzureIdentity is wrong":                {present: "a", wanted: "a", other: "a", attached: "a", records: "a:owned", settled: "a:owned", there: "a", strange: "a", unconfirmed: "a"},
+		"no principal, just after it was attached":  {present: "a", wanted: "a", empty: "a", attached: "a", records: "a:owned", settled: "a:owned", pending: "a", strange: "a", unconfirmed: "a"},
+		"attached, and shown as it should be":       {present: "a", wanted: "a", attached: "a", records: "a:owned", settled: "a:owned", there: "a"},
+		"attached, and gone again":                  {wanted: "a", attached: "a", unconfirmed: "a", add: "a", pending: "a", before: "a:attaching@now", after: "a:owned"},
+		"attached, and nobody needs it now":         {attached: "a"},
 		"protected by its resource ID":              {present: "a", records: "a:owned", settled: "a:owned", policy: plan.Policy{IDs: map[armid.ID]bool{ids(t, "a")[0]: true}}},
 		"protected by its client ID":                {present: "a", records: "a:owned", settled: "a:owned", policy: plan.Policy{ClientIDs: map[identity.ClientID]bool{clientID(t, strings.ToUpper(clientOf("a"))): true}}},
 		"protected, others still go":                {present: "ab", records: "a:owned b:owned", settled: "a:owned b:owned", remove: "b", before: "a:owned b:owned", after: "a:owned", policy: plan.Policy{IDs: map[armid.ID]bool{ids(t, "a")[0]: true}}},
@@ -159,15 +159,15 @@ func TestCompute(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			snapshot := plan.Snapshot{
 				Seen: seen(t, test.present, test.updating), Wanted: ids(t, test.wanted), Named: naming(t), Records: records(test.records),
-				Quarantine: refuse(t, test.refused), Mended: map[armid.ID][]string{}, Now: time.Unix(0, 0),
+				Quarantine: refuse(t, test.refused), Unconfirmed: map[armid.ID][]string{}, Now: time.Unix(0, 0),
 			}
 			for id, shown := range map[string]string{test.empty: "", test.other: clientOf("z")} {
 				for _, id := range ids(t, id) {
 					snapshot.Seen.Present[id] = shown
 				}
 			}
-			for _, id := range ids(t, test.mended) {
-				snapshot.Mended[id] = snapshot.Named[id].ClientIDs
+			for _, id := range ids(t, test.attached) {
+				snapshot.Unconfirmed[id] = snapshot.Named[id].ClientIDs
 			}
 			p := plan.Compute(snapshot, test.policy)
 			var add, remove string
@@ -178,8 +178,8 @@ func TestCompute(t *testing.T) {
 			if diff := cmp.Diff([]string{test.add, test.remove, test.there, test.pending}, got); diff != "" {
 				t.Errorf("add, remove, there, pending (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff([]string{test.strange, test.mends}, []string{keys(p.Estranged), keys(p.Mended)}); diff != "" {
-				t.Errorf("strange, mended (-want +got):\n%s", diff)
+			if diff := cmp.Diff([]string{test.strange, test.unconfirmed}, []string{keys(p.Estranged), keys(p.Unconfirmed)}); diff != "" {
+				t.Errorf("strange, unconfirmed (-want +got):\n%s", diff)
 			}
 			if p.Wait != test.wait {
 				t.Errorf("wait is %v", p.Wait)

@@ -67,7 +67,7 @@ type world struct {
 
 	records []v1.OwnedIdentity
 	status  v1.AzureIdentityAttachmentStatus
-	mended  map[armid.ID][]string
+	unsure  map[armid.ID][]string
 }
 
 func newWorld(t *testing.T, seed uint64, foreign string) *world {
@@ -97,7 +97,7 @@ func (w *world) snapshot(wanted string) plan.Snapshot {
 	w.random.Shuffle(len(want), func(i, j int) { want[i], want[j] = want[j], want[i] })
 	return plan.Snapshot{
 		Seen: w.state, Wanted: want, Named: w.named, Records: w.records,
-		Quarantine: quarantine.Parse(w.status), Mended: w.mended, Now: w.now,
+		Quarantine: quarantine.Parse(w.status), Unconfirmed: w.unsure, Now: w.now,
 	}
 }
 
@@ -135,7 +135,7 @@ func (w *world) step(wanted string) (done bool) {
 	p := plan.Compute(w.snapshot(wanted), plan.Policy{Limit: 3})
 	if p.Patch == nil {
 		p.Quarantine.Write(&w.status)
-		w.records, w.mended = p.Records, p.Mended
+		w.records, w.unsure = p.Records, p.Unconfirmed
 		if p.Again.After(w.now) {
 			w.now = p.Again
 		}
@@ -159,7 +159,7 @@ func (w *world) step(wanted string) (done bool) {
 		return false
 	}
 	p.Quarantine.Accept().Write(&w.status)
-	w.records, w.mended = p.After, p.Mended
+	w.records, w.unsure = p.After, p.UnconfirmedAfter
 	return false
 }
 

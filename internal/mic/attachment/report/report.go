@@ -38,10 +38,10 @@ type Outcome struct {
 	// There and Pending are of the plan; both are empty if Seen is nil.
 	There, Pending []armid.ID
 	// Quarantine is what ARM refused, Estranged what it shows with another client
-	// ID, and Mended what was attached anew for that.
-	Quarantine quarantine.State
-	Estranged  map[armid.ID]*plan.Estranged
-	Mended     map[armid.ID][]string
+	// ID, and Unconfirmed what was attached and not yet shown with the right one.
+	Quarantine  quarantine.State
+	Estranged   map[armid.ID]*plan.Estranged
+	Unconfirmed map[armid.ID][]string
 	// Err is what keeps everything that is pending.
 	Err error
 	// Underway says that a patch is about to be sent. Of the assignments that it
@@ -183,7 +183,7 @@ func (r *Reporter) record(ctx context.Context, o Outcome) error {
 		status.Estranged = estranged(o.Estranged)
 	}
 	o.Quarantine.Write(status)
-	status.Mended = mended(o.Mended)
+	status.Unconfirmed = unconfirmed(o.Unconfirmed)
 	if o.Operation != nil {
 		status.LastOperation = o.Operation
 	}
@@ -256,18 +256,19 @@ func estranged(in map[armid.ID]*plan.Estranged) []v1.EstrangedIdentity {
 	return out
 }
 
-func mended(in map[armid.ID][]string) []v1.MendedIdentity {
-	var out []v1.MendedIdentity
+func unconfirmed(in map[armid.ID][]string) []v1.UnconfirmedIdentity {
+	var out []v1.UnconfirmedIdentity
 	for _, id := range sortedKeys(in) {
-		out = append(out, v1.MendedIdentity{ResourceID: id.String(), ClientIDs: in[id]})
+		out = append(out, v1.UnconfirmedIdentity{ResourceID: id.String(), ClientIDs: in[id]})
 	}
 	return out
 }
 
-// Mended reads what was written of identities that were attached anew.
-func Mended(status v1.AzureIdentityAttachmentStatus) map[armid.ID][]string {
+// Unconfirmed reads what was written of identities that were attached and not yet
+// shown with the right client ID.
+func Unconfirmed(status v1.AzureIdentityAttachmentStatus) map[armid.ID][]string {
 	out := map[armid.ID][]string{}
-	for _, m := range status.Mended {
+	for _, m := range status.Unconfirmed {
 		if id, err := armid.Parse(m.ResourceID); err == nil {
 			out[id] = m.ClientIDs
 		}
