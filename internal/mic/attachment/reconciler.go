@@ -99,7 +99,7 @@ type Reconciler struct {
 	lookup  kube.Lookup
 	options Options
 	holds   holds
-	views   views
+	views   *views
 	places  *places
 	adopted chan struct{} // closed when there is nothing more to adopt
 }
@@ -112,7 +112,7 @@ func NewReconciler(o Options) *Reconciler {
 		observe: observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
 		apply:   apply.Applier{Client: o.Client, ARM: o.ARM},
 		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: tell(lookup, o)},
-		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o, places: newPlaces(), adopted: make(chan struct{}),
+		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o, views: newViews(o.ReconcileInterval), places: newPlaces(), adopted: make(chan struct{}),
 	}
 }
 

@@ -7,14 +7,14 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 )
 
-// viewAge is for how long what ARM showed of a resource is good enough to leave
-// the resource alone. Pods come and go faster than ARM may be asked (12 times a
-// minute for each scale set); before a patch ARM is asked in any case.
+// viewAge is for how long at most what ARM showed of a resource is good enough
+// to leave the resource alone. Pods come and go faster than ARM may be asked (12
+// times a minute for each scale set); before a patch ARM is asked in any case.
 const viewAge = 15 * time.Second
 
-// views remembers what ARM showed of resources. The zero views is empty; it is
-// safe for concurrent use.
+// views remembers what ARM showed of resources. It is safe for concurrent use.
 type views struct {
+	age  time.Duration
 	mu   sync.Mutex
 	last map[compute.Ref]view // protected by mu
 }
@@ -24,11 +24,20 @@ type view struct {
 	at   time.Time
 }
 
+// newViews returns views that are older than no look without a cause.
+func newViews(interval time.Duration) *views {
+	age := viewAge
+	if interval > 0 {
+		age = min(age, interval/2)
+	}
+	return &views{age: age, last: map[compute.Ref]view{}}
+}
+
 func (v *views) of(ref compute.Ref, now time.Time) (view, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	last, ok := v.last[ref]
-	if !ok || now.Sub(last.at) >= viewAge {
+	if !ok || now.Sub(last.at) >= v.age {
 		delete(v.last, ref)
 		return view{}, false
 	}
@@ -38,9 +47,6 @@ func (v *views) of(ref compute.Ref, now time.Time) (view, bool) {
 func (v *views) set(ref compute.Ref, last view) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.last == nil {
-		v.last = map[compute.Ref]view{}
-	}
 	v.last[ref] = last
 }
 
