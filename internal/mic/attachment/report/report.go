@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -64,12 +65,21 @@ type Reporter struct {
 // written that says the same already. One failed write does not keep the others
 // from being tried.
 func (r *Reporter) Report(ctx context.Context, o Outcome) error {
-	var failures []error
-	for _, assignment := range o.Assignments {
-		failures = append(failures, r.assignment(ctx, assignment, o))
+	failures := make([]error, len(o.Assignments))
+	var group errgroup.Group
+	group.SetLimit(writesAtOnce)
+	for i, assignment := range o.Assignments {
+		group.Go(func() error {
+			failures[i] = r.assignment(ctx, assignment, o)
+			return nil
+		})
 	}
-	return errors.Join(append(failures, r.record(ctx, o))...)
+	return errors.Join(append(failures, group.Wait(), r.record(ctx, o))...)
 }
+
+// writesAtOnce bounds the writes in flight for one resource, as the old
+// controller did.
+const writesAtOnce = 20
 
 // verdict is what is said of one assignment.
 type verdict struct {
