@@ -137,7 +137,10 @@ func TestSizes(t *testing.T) {
 
 // pure packages compute and do nothing else.
 func pure() []string {
-	return []string{"internal/binding", "internal/identity", "internal/azure/armid", "internal/azure/compute", "internal/nmi/resolve", "internal/mic/attachment/plan", "internal/azure/throttle", "internal/azure/armtext"}
+	return []string{
+		"internal/binding", "internal/identity", "internal/azure/armid", "internal/azure/armtext", "internal/azure/compute", "internal/azure/throttle",
+		"internal/nmi/resolve", "internal/mic/attachment/plan", "internal/mic/attachment/quarantine",
+	}
 }
 
 // TestPurity: pure packages import no client, no network and no log, and read no

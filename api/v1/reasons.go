@@ -54,6 +54,12 @@ const (
 	ReasonResourceDeleting Reason = "ResourceDeleting"
 	// ReasonIdentityRefused: Azure refuses to attach this identity.
 	ReasonIdentityRefused Reason = "IdentityRefused"
+	// ReasonIdentityRecreated: the identity was deleted and created again under
+	// its name, and the resource still carries the former one, which is of no use.
+	ReasonIdentityRecreated Reason = "IdentityRecreated"
+	// ReasonClientIDMismatch: Azure shows another client ID for the identity than
+	// the AzureIdentity has.
+	ReasonClientIDMismatch Reason = "ClientIDMismatch"
 	// ReasonPermissionDenied: the controller's own identity lacks a role.
 	ReasonPermissionDenied Reason = "PermissionDenied"
 	// ReasonConflict: somebody else changed the resource at the same time.
@@ -121,6 +127,9 @@ const (
 	// ConditionReady on an AzureIdentity, AzureIdentityBinding or
 	// AzureAssignedIdentity: it can be used.
 	ConditionReady = "Ready"
+	// ConditionAttachable on an AzureIdentity: Azure lets it be attached to the
+	// nodes' resources. It is there only while that is in doubt.
+	ConditionAttachable = "Attachable"
 	// ConditionSynced on an AzureIdentityAttachment: the resource carries what
 	// its pods need, and nothing that only MIC attached and nobody needs.
 	ConditionSynced = "Synced"

@@ -20,7 +20,6 @@ type metrics struct {
 	armSeconds  *prometheus.HistogramVec
 	armErrors   *prometheus.CounterVec
 	elections   prometheus.Counter
-	assigned    prometheus.Histogram
 }
 
 const (
@@ -28,18 +27,19 @@ const (
 	labelOp      = "operation_type"
 )
 
+// longBuckets are the old system's for what Azure does.
+func longBuckets() []float64 { return []float64{.5, 1, 5, 10, 30, 60, 120, 300, 600, 900, 1200} }
+
 func newMetrics() *metrics {
 	shortBuckets := []float64{.01, .02, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1, 2, 3, 4, 5, 10}
-	longBuckets := []float64{.5, 1, 5, 10, 30, 60, 120, 300, 600, 900, 1200}
 	m := &metrics{
 		registry: prometheus.NewRegistry(), writes: map[string]prometheus.Histogram{}, writeCounts: map[string]prometheus.Counter{},
 		writeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: legacyPrefix + "kubernetes_api_operations_errors_count", Help: "Writes to the API server that failed."}, []string{labelOp}),
-		armSeconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: legacyPrefix + "cloud_provider_operations_duration_seconds", Help: "How long requests to ARM took, to the operation's end.", Buckets: longBuckets}, []string{labelOp}),
+		armSeconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: legacyPrefix + "cloud_provider_operations_duration_seconds", Help: "How long requests to ARM took, to the operation's end.", Buckets: longBuckets()}, []string{labelOp}),
 		armErrors:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: legacyPrefix + "cloud_provider_operations_errors_count", Help: "Requests to ARM that failed."}, []string{labelOp}),
 		elections:   prometheus.NewCounter(prometheus.CounterOpts{Name: legacyPrefix + "mic_new_leader_election_count", Help: "How often this replica became the leader."}),
-		assigned:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mic_assignment_seconds", Help: "From the creation of an assignment until its identity was on the node.", Buckets: longBuckets}),
 	}
-	m.registry.MustRegister(m.writeErrors, m.armSeconds, m.armErrors, m.elections, m.assigned)
+	m.registry.MustRegister(m.writeErrors, m.armSeconds, m.armErrors, m.elections)
 	for _, operation := range []string{"addition", "update", "deletion"} {
 		name := legacyPrefix + "assigned_identity_" + operation
 		m.writes[operation] = prometheus.NewHistogram(prometheus.HistogramOpts{Name: name + "_duration_seconds", Help: "How long writing an AzureAssignedIdentity took.", Buckets: shortBuckets})
@@ -68,5 +68,3 @@ func (m *metrics) arm(r armclient.Ended) {
 		m.armErrors.WithLabelValues(operation).Inc()
 	}
 }
-
-func (m *metrics) assignedAfter(took time.Duration) { m.assigned.Observe(took.Seconds()) }

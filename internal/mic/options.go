@@ -30,11 +30,17 @@ type Options struct {
 	ImmutableMSIs    string  // client IDs or ARM IDs, separated by commas
 	CustomUserAgent  string  // appended to the User-Agent of requests to Azure
 	ClientQPS        float64 // requests per second to the API server; 0: it is the server that limits
-	GatherWindow     time.Duration
-	RetryMin         time.Duration
-	RetryMax         time.Duration
-	ARM              ARMOptions
-	Log              obs.LogOptions
+	// ReconcileInterval is how often every resource that carries an identity of
+	// the controller's is looked at unasked; 0 never does.
+	ReconcileInterval time.Duration
+	GatherWindow      time.Duration
+	RetryMin          time.Duration
+	RetryMax          time.Duration
+	QuarantineMin     time.Duration // of an identity that Azure refused
+	QuarantineMax     time.Duration
+	AdoptAssigned     bool // take over what AAD Pod Identity attached
+	ARM               ARMOptions
+	Log               obs.LogOptions
 
 	// Version is the program's own, as the build stamped it.
 	Version string
@@ -82,10 +88,14 @@ func (o *Options) bind(flags *flag.FlagSet, hostname string) {
 	flags.StringVar(&o.ImmutableMSIs, "immutable-user-msis", "", "client IDs or ARM IDs of identities that are never removed from a node, in any case, separated by commas")
 	flags.StringVar(&o.CustomUserAgent, "custom-user-agent", "", "text appended to the User-Agent of requests to Azure")
 	flags.Float64Var(&o.ClientQPS, "clientQps", 0, "requests per second, and burst, to the API server; 0 leaves it to the API server's own fairness")
+	flags.DurationVar(&o.ReconcileInterval, "identity-assignment-reconcile-interval", 3*time.Minute, "how often Azure is looked at for identities that somebody else removed; 0 never does")
 	flags.DurationVar(&o.GatherWindow, "gather-window", 500*time.Millisecond, "how long the first change for a virtual machine or scale set waits for others to join its request: the pods of one rollout appear within this time, and it is little beside the 10 to 60 seconds that Azure takes")
 	flags.DurationVar(&o.RetryMin, "retry-min", time.Second, "first wait after a request that Azure did not carry out; doubled each time")
 	flags.DurationVar(&o.RetryMax, "retry-max", 5*time.Minute, "longest wait after a request that Azure did not carry out")
 	o.ARM.bind(flags)
+	flags.DurationVar(&o.QuarantineMin, "quarantine-min", 30*time.Second, "first wait before an identity that Azure refused is tried again, apart from the others; doubled each time, and over when its AzureIdentity is edited")
+	flags.DurationVar(&o.QuarantineMax, "quarantine-max", 10*time.Minute, "longest wait before an identity that Azure refused is tried again, such as after a missing role was given")
+	flags.BoolVar(&o.AdoptAssigned, "adopt-assigned", true, "take over the identities that AAD Pod Identity says it attached, by its AzureAssignedIdentities, so that they are removed when their last pod goes; false leaves them on the nodes")
 	flags.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	flags.IntVar(&o.Log.Verbosity, "v", 0, "verbosity of the log: 0 for decisions and changes, 5 for all")
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/refusal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/validity"
 )
 
@@ -111,19 +112,23 @@ func (c config) register(ctx context.Context, mgr manager.Manager, ports ports) 
 		return fmt.Errorf("preparing the client of ARM: %w", err)
 	}
 	metrics.registry.MustRegister(newBudgets(arm.Budgets))
-	assignments := assignment.NewReconciler(assignment.Options{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
-	})
+	attached := newAttachmentMetrics(ctx, metrics.registry, mgr.GetClient())
 	attachments := attachment.NewReconciler(attachment.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, ARM: arm, Namespace: c.namespace,
-		Policy: c.policy, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax, Assigned: metrics.assignedAfter,
+		Policy: c.policy, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax,
 		PollInterval: c.ARM.PollInterval, OperationTimeout: c.ARM.OperationTimeout,
+		QuarantineMin: c.QuarantineMin, QuarantineMax: c.QuarantineMax,
+		ReconcileInterval: c.ReconcileInterval, Adopt: c.AdoptAssigned, Assigned: attached.assigned,
+	})
+	assignments := assignment.NewReconciler(assignment.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write, Begin: attachments.WaitAdopted,
 	})
 	return errors.Join(
 		kube.AddIndexes(ctx, mgr.GetFieldIndexer()),
 		assignments.Register(mgr),
 		attachments.Register(mgr),
 		validity.Register(mgr, recorder),
+		refusal.Register(mgr, recorder),
 		c.serve(mgr, metrics, ports),
 	)
 }

@@ -136,9 +136,13 @@ func ofMIC(out map[string]effect) {
 		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
 			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames)
 		}, want: "lock[lock]"},
-		"leaderElection.duration": {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
-		"immutableUserMSIs":       {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
-		"clientQps":               {set: `12.5`, got: flagOf("mic", "clientQps"), want: "12.5"},
+		"leaderElection.duration":             {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
+		"immutableUserMSIs":                   {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
+		"adoptAssigned":                       {set: `false`, got: flagOf("mic", "adopt-assigned"), want: "false"},
+		"quarantineMin":                       {set: `"5s"`, got: flagOf("mic", "quarantine-min"), want: "5s"},
+		"quarantineMax":                       {set: `"1h"`, got: flagOf("mic", "quarantine-max"), want: "1h"},
+		"identityAssignmentReconcileInterval": {set: `"5m"`, got: flagOf("mic", "identity-assignment-reconcile-interval"), want: "5m"},
+		"clientQps":                           {set: `12.5`, got: flagOf("mic", "clientQps"), want: "12.5"},
 		"cloudConfig": {set: `"/etc/other.json"`, got: func(r rendering) any {
 			return []any{r.flag("mic", "cloudconfig"), r.container("mic").VolumeMounts[0].MountPath, r.workload("mic").Spec.Volumes[0].HostPath.Path}
 		}, want: []any{"/etc/other.json", "/etc/other.json", "/etc/other.json"}},
@@ -176,17 +180,16 @@ func ofNMI(out map[string]effect) {
 // unused are all values that are accepted and change nothing.
 func unused() map[string]string {
 	return map[string]string{
-		"mic.syncRetryDuration":                   `"1h"`,
-		"mic.createDeleteBatch":                   `40`,
-		"mic.updateUserMSIMaxRetry":               `3`,
-		"mic.updateUserMSIRetryInterval":          `"2s"`,
-		"mic.identityAssignmentReconcileInterval": `"5m"`,
-		"nmi.micNamespace":                        `"default"`,
-		"nmi.allowNetworkPluginKubenet":           `true`,
-		"nmi.kubeletConfig":                       `"/etc/sysconfig/kubelet"`,
-		"nmi.enableConntrackDeletion":             `true`,
-		"rbac.allowAccessToSecrets":               `false`,
-		"rbac.pspEnabled":                         `true`,
+		"mic.syncRetryDuration":          `"1h"`,
+		"mic.createDeleteBatch":          `40`,
+		"mic.updateUserMSIMaxRetry":      `3`,
+		"mic.updateUserMSIRetryInterval": `"2s"`,
+		"nmi.micNamespace":               `"default"`,
+		"nmi.allowNetworkPluginKubenet":  `true`,
+		"nmi.kubeletConfig":              `"/etc/sysconfig/kubelet"`,
+		"nmi.enableConntrackDeletion":    `true`,
+		"rbac.allowAccessToSecrets":      `false`,
+		"rbac.pspEnabled":                `true`,
 	}
 }
 

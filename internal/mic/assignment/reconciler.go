@@ -24,7 +24,8 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
-// Options are what a [Reconciler] works with; all but Observe are needed.
+// Options are what a [Reconciler] works with; all but Observe and Begin are
+// needed.
 type Options struct {
 	Client client.Client
 	// Live reads from the API server itself.
@@ -35,6 +36,8 @@ type Options struct {
 	// Observe, if set, is told of every write of an assignment: "addition",
 	// "update" or "deletion".
 	Observe func(operation string, took time.Duration, err error)
+	// Begin, if set, returns when assignments may be changed.
+	Begin func(context.Context) error
 }
 
 // Reconciler makes the assignments of one pod what the rule says.
@@ -46,6 +49,7 @@ type Reconciler struct {
 	namespaced bool
 	written    func(string, time.Duration, error)
 	pending    pending
+	begin      func(context.Context) error
 }
 
 // NewReconciler returns a Reconciler.
@@ -53,6 +57,9 @@ func NewReconciler(o Options) *Reconciler {
 	r := &Reconciler{client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe}
 	if r.written == nil {
 		r.written = func(string, time.Duration, error) {}
+	}
+	if r.begin = o.Begin; r.begin == nil {
+		r.begin = func(context.Context) error { return nil }
 	}
 	return r
 }
@@ -70,6 +77,9 @@ const (
 // Reconcile brings one pod's assignments up to date. A write that fails does not
 // keep the others from being tried.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	if err := r.begin(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	key := kube.KeyOf(request)
 	current, err := r.lookup.AssignmentsOf(ctx, key)
 	if err != nil {

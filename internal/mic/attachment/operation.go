@@ -3,7 +3,6 @@ package attachment
 import (
 	"context"
 	"errors"
-	"maps"
 	"sync"
 	"time"
 
@@ -12,8 +11,8 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/apply"
 )
 
 // An operation of ARM's takes from seconds to minutes, in which no worker waits.
@@ -33,19 +32,17 @@ type pause struct {
 	until time.Time
 	// seen is what is known to be on the resource meanwhile; nil: nothing.
 	seen *compute.Identities
-	// refused is what ARM refused in the pass that the pause interrupts.
-	refused map[armid.ID]error
 	// busy says that ARM has said that somebody else's operation runs.
 	busy bool
 }
 
-// take returns and forgets the resource's pause; the zero pause if it has none.
-func (p *pauses) take(ref compute.Ref) pause {
+// take returns and forgets the resource's pause, and whether it has one.
+func (p *pauses) take(ref compute.Ref) (last pause, paused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := p.of[ref]
+	last, paused = p.of[ref]
 	delete(p.of, ref)
-	return out
+	return last, paused
 }
 
 func (p *pauses) put(ref compute.Ref, value pause) {
@@ -57,31 +54,35 @@ func (p *pauses) put(ref compute.Ref, value pause) {
 	p.of[ref] = value
 }
 
-// rest ends the pass for the moment.
-func (p *pass) rest(d time.Duration) {
-	p.again = max(d, time.Millisecond)
-	p.pauses.put(p.ref, pause{until: time.Now().Add(p.again), seen: p.seen, refused: p.refused, busy: p.busy})
+// pause ends the pass for the moment.
+func (p *pass) pause(d time.Duration) {
+	p.paused = max(d, time.Millisecond)
+	p.pauses.put(p.ref, pause{until: p.options.Now().Add(p.paused), seen: p.seen, busy: p.busy})
 }
 
 // resume begins a pass where the last one paused: it waits on, or goes on with
 // the operation that runs. It returns whether there may be more to do.
 func (p *pass) resume(ctx context.Context) (more bool, err error) {
-	last := p.pauses.take(p.ref)
-	maps.Copy(p.refused, last.refused)
-	p.seen, p.busy = last.seen, last.busy
-	if left := time.Until(last.until); left > 0 {
-		p.rest(left)
+	last, paused := p.pauses.take(p.ref)
+	if paused {
+		p.seen, p.busy, p.remembered = last.seen, last.busy, false
+	}
+	if left := last.until.Sub(p.options.Now()); paused && left > 0 {
+		p.pause(left)
 		return false, nil
 	}
-	if p.operation = p.record.Status.LastOperation; p.operation == nil || p.operation.Result != v1.OperationRunning {
-		p.operation, p.seen = nil, nil
-		return true, nil
+	if p.operation = p.record.Status.LastOperation; p.operation != nil && p.operation.Result == v1.OperationRunning {
+		return p.follow(ctx)
 	}
-	return p.follow(ctx)
+	p.operation = nil
+	if paused {
+		p.seen = nil // too old to send a patch for
+	}
+	return true, nil
 }
 
-// begin sends the patch, and notes what ARM answered. Failure is ARM's.
-func (p *pass) begin(ctx context.Context, patch *compute.Patch) (failure, err error) {
+// send sends the patch, and notes what ARM answered. Failure is ARM's.
+func (p *pass) send(ctx context.Context, patch *compute.Patch) (failure, err error) {
 	operation, failure := p.apply.Begin(ctx, p.ref, p.seen.ETag, patch)
 	switch {
 	case failure != nil:
@@ -103,7 +104,7 @@ func (p *pass) begin(ctx context.Context, patch *compute.Patch) (failure, err er
 		return nil, err
 	}
 	if operation.After > 0 {
-		p.rest(operation.After)
+		p.pause(operation.After)
 	}
 	return nil, nil
 }
@@ -112,11 +113,11 @@ func (p *pass) begin(ctx context.Context, patch *compute.Patch) (failure, err er
 // early. It returns whether there may be more to do.
 func (p *pass) follow(ctx context.Context) (more bool, err error) {
 	switch {
-	case p.again > 0:
+	case p.paused > 0:
 		return false, nil
 	case p.operation.Result != v1.OperationRunning:
 		return true, nil
-	case p.operation.ResumeToken == "", time.Since(p.operation.StartTime.Time) > p.options.OperationTimeout:
+	case p.operation.ResumeToken == "", p.options.Now().Sub(p.operation.StartTime.Time) > p.options.OperationTimeout:
 		// Nobody heard ARM's answer, or has waited long enough for the end of it. If
 		// the operation runs, the resource shows it.
 		log.FromContext(ctx).Info("looking for what became of an operation", "started", p.operation.StartTime)
@@ -139,11 +140,11 @@ func (p *pass) poll(ctx context.Context) (more bool, err error) {
 		if operation.After <= 0 {
 			operation.After = p.options.PollInterval
 		}
-		p.rest(operation.After)
+		p.pause(operation.After)
 		return false, nil
 	case failure != nil:
 		p.ended(v1.OperationFailed, failure)
-		return p.recover(failure), nil
+		return p.recover(ctx, apply.Attaching(p.record), failure)
 	case operation.Lost:
 		p.ended(v1.OperationUnknown, nil)
 		return true, nil
@@ -166,13 +167,16 @@ func confirmed(records []v1.OwnedIdentity) []v1.OwnedIdentity {
 
 func (p *pass) succeeded(ctx context.Context, shown *compute.Identities) error {
 	p.ended(v1.OperationSucceeded, nil)
-	p.seen = shown
+	p.quarantine = p.quarantine.Accept()
+	if shown != nil {
+		p.show(*shown)
+	}
 	return p.apply.Record(ctx, p.record, confirmed(p.record.Spec.Owned))
 }
 
 // ended says how the operation ended. What is on the resource is to be seen.
 func (p *pass) ended(result v1.OperationResult, failure error) {
-	now := metav1.Now()
+	now := metav1.NewTime(p.options.Now())
 	p.operation = &v1.ARMOperation{StartTime: p.operation.StartTime, CompletionTime: &now, Result: result}
 	if failure != nil {
 		p.operation.Message = failure.Error()
@@ -187,14 +191,14 @@ func (p *pass) ended(result v1.OperationResult, failure error) {
 func (p *pass) mayPatch() bool {
 	if p.busy && p.seen.Updating {
 		p.failure = &armclient.ConflictError{ID: p.ref.ID, Message: "ARM shows that it is still updating"}
-		p.rest(2 * p.options.PollInterval)
+		p.pause(2 * p.options.PollInterval)
 		return false
 	}
 	p.busy = false
 	if err := p.apply.Ready(p.ref, p.record); !p.keptBack(err) {
 		p.failure = err
 	}
-	return p.again == 0 && p.failure == nil
+	return p.paused == 0 && p.failure == nil
 }
 
 // keptBack reports whether a request was not sent, to keep under ARM's limits.
@@ -204,6 +208,6 @@ func (p *pass) keptBack(err error) bool {
 	if !ok || !throttled.Own {
 		return false
 	}
-	p.rest(throttled.After)
+	p.pause(throttled.After)
 	return true
 }

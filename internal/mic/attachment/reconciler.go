@@ -7,8 +7,10 @@
 package attachment
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,6 +26,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/apply"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/observe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
@@ -35,7 +38,7 @@ const (
 	readTimeout = time.Minute
 	// maxPasses bounds the requests of one reconciliation; what is left comes in
 	// the next.
-	maxPasses = 10
+	maxPasses = 20
 	// lookAgain is when a resource is looked at whose operation still runs.
 	lookAgain = 5 * time.Second
 	// cacheLag is how long the cache is given to see a write.
@@ -74,8 +77,21 @@ type Options struct {
 	// Azure has been seen to take 17. One that takes longer goes on by itself, and
 	// its resource is looked at instead.
 	OperationTimeout time.Duration
-	// Assigned, if set, is told how long an assignment took from its creation.
-	Assigned func(took time.Duration)
+	// QuarantineMin and QuarantineMax bound how long an identity waits that ARM
+	// refused; zero is 30 s and 10 minutes.
+	QuarantineMin, QuarantineMax time.Duration
+	// ReconcileInterval is how often a resource in use is looked at without a cause, to
+	// mend what somebody else changed; zero is never.
+	ReconcileInterval time.Duration
+	// Adopt takes over what the old controller attached.
+	Adopt bool
+	// Assigned, if set, is told how long an assignment took from its creation, and
+	// from the time that its pod was scheduled; that is zero where it is not known.
+	Assigned func(took, scheduled time.Duration)
+	// Now and Random, a number from 0 up to 1, are the clock and chance; nil for
+	// the real ones.
+	Now    func() time.Time
+	Random func() float64
 }
 
 // Reconciler brings one resource at a time to what its pods need.
@@ -89,35 +105,43 @@ type Reconciler struct {
 	options Options
 	holds   holds
 	pauses  pauses
+	views   *views
+	places  *places
+	adopted chan struct{} // closed when there is nothing more to adopt
 }
 
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
-	if o.RetryMin == 0 {
-		o.RetryMin = time.Second
-	}
-	if o.RetryMax == 0 {
-		o.RetryMax = 5 * time.Minute
-	}
-	if o.PollInterval == 0 {
-		o.PollInterval = 5 * time.Second
-	}
-	if o.OperationTimeout == 0 {
-		o.OperationTimeout = 30 * time.Minute
-	}
+	o = o.withDefaults()
 	lookup := kube.Lookup{Reader: o.Client}
 	return &Reconciler{
 		observe: observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
 		apply:   apply.Applier{Client: o.Client, ARM: o.ARM},
-		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: o.Assigned},
-		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o,
+		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: tell(lookup, o)},
+		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o, views: newViews(o.ReconcileInterval), places: newPlaces(), adopted: make(chan struct{}),
 	}
+}
+
+func (o Options) withDefaults() Options {
+	o.RetryMin, o.RetryMax = cmp.Or(o.RetryMin, time.Second), cmp.Or(o.RetryMax, 5*time.Minute)
+	o.PollInterval, o.OperationTimeout = cmp.Or(o.PollInterval, 5*time.Second), cmp.Or(o.OperationTimeout, 30*time.Minute)
+	o.QuarantineMin, o.QuarantineMax = cmp.Or(o.QuarantineMin, 30*time.Second), cmp.Or(o.QuarantineMax, 10*time.Minute)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
+	}
+	return o
 }
 
 // Reconcile works on one resource until it carries what its pods need, or
 // something stands in the way. What stands in the way is reported, and tried
 // again: when ARM says, or with backoff.
 func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.Result, error) {
+	if err := r.WaitAdopted(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	record, err := r.observe.Record(ctx, ref)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -126,17 +150,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if len(assignments) == 0 && len(record.Spec.Owned) == 0 {
+	if len(assignments) == 0 && record.UID == "" {
 		return reconcile.Result{}, nil // nothing to attach, nothing to remove
 	}
-	p := &pass{Reconciler: r, ref: ref, record: record, refused: map[armid.ID]error{}}
+	p := r.newPass(ref, record)
 	if p.failure = r.holds.of(ref); p.failure != nil {
 		return p.result(ctx, p.failure) // new pods are told; ARM is left alone
 	}
 	if err := p.converge(ctx); err != nil {
+		r.views.forget(ref)
 		return p.result(ctx, err)
 	}
 	r.holds.set(ref, p.failure)
+	p.remember()
 	return p.result(ctx, p.failure)
 }
 
@@ -146,15 +172,20 @@ type pass struct {
 	ref    compute.Ref
 	record *v1.AzureIdentityAttachment
 
-	seen      *compute.Identities // nil: not known
-	refused   map[armid.ID]error
-	operation *v1.ARMOperation
-	underway  bool // a patch is about to be sent
-	wait      bool
-	again     time.Duration // when to come back, since a pause has not ended
-	busy      bool          // ARM has said that somebody else's operation runs
-	gone      bool          // ARM does not know the resource
-	failure   error         // ARM's; it is reported
+	seen        *compute.Identities // nil: not known
+	seenAt      time.Time
+	remembered  bool // seen is of a pass before
+	quarantine  quarantine.State
+	unconfirmed map[armid.ID][]string
+	operation   *v1.ARMOperation
+	underway    bool // a patch is about to be sent
+	wait        bool
+	paused      time.Duration // when to come back, since a pause has not ended
+	busy        bool          // ARM has said that somebody else's operation runs
+	inUse       bool          // pods need identities of it, or some of it are ours
+	again       time.Time     // when a refused identity is to be tried; zero: never
+	gone        bool          // ARM does not know the resource
+	failure     error         // ARM's; it is reported
 }
 
 // converge sends patches until there is nothing to do. It returns what is wrong
@@ -175,7 +206,11 @@ func (p *pass) converge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.wait = planned.Wait
+		if planned.Patch != nil && p.remembered {
+			p.seen = nil // to leave things alone it was good enough
+			continue
+		}
+		p.wait, p.again, p.quarantine, p.unconfirmed = planned.Wait, planned.Again, planned.Quarantine, planned.Unconfirmed
 		if planned.Patch == nil {
 			return p.apply.Record(ctx, p.record, planned.Records)
 		}
@@ -200,7 +235,7 @@ func (p *pass) look(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	p.seen = &seen
+	p.show(seen)
 	return true
 }
 
@@ -210,13 +245,11 @@ func (p *pass) plan(ctx context.Context) (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	var refused []armid.ID
-	for id := range p.refused {
-		refused = append(refused, id)
+	snapshot, err := p.snapshot(ctx, assignments)
+	if err != nil {
+		return plan.Plan{}, err
 	}
-	return plan.Compute(plan.Snapshot{
-		Seen: *p.seen, Wanted: observe.Wanted(assignments), Refused: refused, Records: p.record.Spec.Owned,
-	}, p.policy), nil
+	return plan.Compute(snapshot, p.policy), nil
 }
 
 // patch records and sends one patch, and follows it as far as it goes without
@@ -229,7 +262,8 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		return false, err
 	}
 	// Pods whose identity is there already do not wait for the others'.
-	p.operation = &v1.ARMOperation{StartTime: metav1.Now(), Result: v1.OperationRunning}
+	p.operation = &v1.ARMOperation{StartTime: metav1.NewTime(p.options.Now()), Result: v1.OperationRunning}
+	p.unconfirmed = planned.UnconfirmedAfter
 	p.underway = true
 	err = p.say(ctx)
 	p.underway = false
@@ -237,7 +271,7 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		return false, err
 	}
 	log.FromContext(ctx).Info("patching identities", "add", len(planned.Patch.Add), "remove", len(planned.Patch.Remove))
-	failure, err := p.begin(ctx, planned.Patch)
+	failure, err := p.send(ctx, planned.Patch)
 	if err != nil {
 		return false, err
 	}
@@ -252,26 +286,25 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 	if p.keptBack(failure) {
 		return false, nil
 	}
-	return p.recover(failure), nil
+	return p.recover(ctx, planned.Patch.Add, failure)
 }
 
-// recover goes on without the identities that ARM named, and with a fresh look
+// recover goes on without the identities that ARM refuses, and with a fresh look
 // where somebody else was faster. Everything else ends the pass.
-func (p *pass) recover(failure error) bool {
-	var bad *armclient.BadIdentitiesError
-	var precondition *armclient.PreconditionFailedError
-	switch {
-	case errors.As(failure, &bad) && len(bad.IDs) > 0:
-		for _, id := range bad.IDs {
-			p.refused[id] = bad
+func (p *pass) recover(ctx context.Context, batch []armid.ID, failure error) (more bool, err error) {
+	if bad, ok := errors.AsType[*armclient.BadIdentitiesError](failure); ok {
+		err := p.refuse(ctx, batch, bad)
+		if _, untouched := errors.AsType[*armclient.NotStartedError](failure); !untouched {
+			p.seen = nil
 		}
-	case errors.As(failure, &precondition):
-	default:
-		p.failure = failure
-		return false
+		return err == nil, err
 	}
-	p.seen = nil
-	return true
+	if _, ok := errors.AsType[*armclient.PreconditionFailedError](failure); ok {
+		p.seen = nil
+		return true, nil
+	}
+	p.failure = failure
+	return false, nil
 }
 
 // say reports how things stand.
@@ -281,12 +314,16 @@ func (p *pass) say(ctx context.Context) error {
 		return err
 	}
 	outcome := report.Outcome{
-		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure,
+		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
 		Underway: p.underway, Operation: p.operation,
 	}
 	if p.seen != nil {
-		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy)
-		outcome.There, outcome.Pending = planned.There, planned.Pending
+		snapshot, err := p.snapshot(ctx, assignments)
+		if err != nil {
+			return err
+		}
+		planned := plan.Compute(snapshot, p.policy)
+		outcome.There, outcome.Pending, outcome.Estranged = planned.There, planned.Pending, planned.Estranged
 	}
 	return p.report.Report(ctx, outcome)
 }
@@ -301,27 +338,17 @@ func (p *pass) result(ctx context.Context, failure error) (reconcile.Result, err
 	case outdated(errSay), outdated(failure):
 		// Something changed meanwhile; its event may have come before ours.
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
-	case p.again > 0:
-		return reconcile.Result{RequeueAfter: p.again}, errSay
+	case p.paused > 0:
+		return reconcile.Result{RequeueAfter: p.paused}, errSay
 	case failure != nil && report.RetryAfter(failure) > 0:
 		log.FromContext(ctx).Info("ARM asks to wait", "after", report.RetryAfter(failure).String(), obs.KeyReason, failure.Error())
 		return reconcile.Result{RequeueAfter: report.RetryAfter(failure)}, errSay
+	case isDeleting(failure):
+		return reconcile.Result{RequeueAfter: p.options.RetryMax}, errSay // it is said; nothing else is to be done
 	case failure != nil || errSay != nil:
 		return reconcile.Result{}, errors.Join(failure, errSay)
-	case p.wait:
-		return reconcile.Result{RequeueAfter: lookAgain}, nil
 	}
-	return reconcile.Result{}, p.refusals()
-}
-
-// refusals makes the queue come back for identities that ARM refused, later and
-// later.
-func (p *pass) refusals() error {
-	var out []error
-	for _, err := range p.refused {
-		out = append(out, err)
-	}
-	return errors.Join(out...)
+	return reconcile.Result{RequeueAfter: p.rest()}, nil
 }
 
 // forget drops the record of a resource that ARM does not know and no pod needs.

@@ -83,11 +83,12 @@ func (a *Applier) Poll(ctx context.Context, ref compute.Ref, object *v1.AzureIde
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return a.ARM.Poll(ctx, ref, armclient.Running{
-		ResumeToken: operation.ResumeToken, Started: operation.StartTime.Time, Add: attaching(object),
+		ResumeToken: operation.ResumeToken, Started: operation.StartTime.Time, Add: Attaching(object),
 	})
 }
 
-func attaching(object *v1.AzureIdentityAttachment) []armid.ID {
+// Attaching are the identities that the patch adds whose end nobody knows yet.
+func Attaching(object *v1.AzureIdentityAttachment) []armid.ID {
 	var out []armid.ID
 	for _, owned := range object.Spec.Owned {
 		if id, err := armid.Parse(owned.ResourceID); err == nil && owned.State == v1.OwnershipAttaching {
