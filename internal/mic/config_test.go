@@ -67,6 +67,8 @@ func TestRunRefuses(t *testing.T) {
 		"a bad protected ARM ID":      {[]string{"--cloudconfig", azure, "--immutable-user-msis=/subscriptions/x"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "immutable-user-msis"},
 		"no lease duration":           {[]string{"--cloudconfig", azure, "--leader-election-duration=0s"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--leader-election-duration"},
 		"a backoff upside down":       {[]string{"--cloudconfig", azure, "--retry-min=1h"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--retry-min"},
+		"a drift repair too often":    {[]string{"--cloudconfig", azure, "--identity-assignment-reconcile-interval=1ms"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--identity-assignment-reconcile-interval"},
+		"a quarantine upside down":    {[]string{"--cloudconfig", azure, "--quarantine-max=1s"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--quarantine-min"},
 		"a negative rate":             {[]string{"--cloudconfig", azure, "--clientQps=-1"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--clientQps"},
 		"no kubeconfig":               {[]string{"--cloudconfig", azure, "--kubeconfig", azure + "y"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "finding the API server"},
 	} {

@@ -21,6 +21,9 @@ type adoption struct{ *Reconciler }
 
 // Start records, as often as it takes.
 func (a adoption) Start(ctx context.Context) error {
+	if !a.options.Adopt {
+		return nil
+	}
 	logger := log.FromContext(ctx).WithName("adoption")
 	for wait := a.options.RetryMin; ; wait = min(2*wait, a.options.RetryMax) {
 		err := a.adopt(log.IntoContext(ctx, logger))
@@ -53,9 +56,6 @@ func (r *Reconciler) WaitAdopted(ctx context.Context) error {
 // adopt walks over the assignments once. The old controller's are few, or all of
 // them once in a cluster's life.
 func (a adoption) adopt(ctx context.Context) error {
-	if !a.options.Adopt {
-		return nil
-	}
 	assignments, err := a.lookup.Assignments(ctx)
 	if err != nil {
 		return err

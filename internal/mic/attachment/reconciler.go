@@ -114,12 +114,16 @@ type Reconciler struct {
 func NewReconciler(o Options) *Reconciler {
 	o = o.withDefaults()
 	lookup := kube.Lookup{Reader: o.Client}
-	return &Reconciler{
+	r := &Reconciler{
 		observe: observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
 		apply:   apply.Applier{Client: o.Client, ARM: o.ARM},
 		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: tell(lookup, o)},
 		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o, views: newViews(o.ReconcileInterval), places: newPlaces(), adopted: make(chan struct{}),
 	}
+	if !o.Adopt {
+		close(r.adopted)
+	}
+	return r
 }
 
 func (o Options) withDefaults() Options {

@@ -45,7 +45,7 @@ func Of(object *v1.AzureIdentity, records []*v1.AzureIdentityAttachment) *Verdic
 			strange = append(strange, *verdict)
 		}
 	}
-	all := append(refused, strange...)
+	all := slices.Concat(refused, strange)
 	if len(all) == 0 {
 		return nil
 	}

@@ -93,21 +93,26 @@ func (s State) Settle(seen Seen) State {
 		}
 		out.Refused[id] = refusal
 	}
-	gone := func(id armid.ID) bool { return seen.Present(id) || !seen.Wanted(id) }
-	out.Unsure = slices.DeleteFunc(slices.Clone(s.Unsure), gone)
-	for _, group := range s.Groups {
-		left := slices.DeleteFunc(slices.Clone(group), gone)
-		unwanted := slices.ContainsFunc(group, func(id armid.ID) bool { return gone(id) && !seen.Present(id) })
-		if unwanted {
-			out.Unsure = union(out.Unsure, left)
-		} else if len(left) > 0 {
-			out.Groups = append(out.Groups, left)
-		}
-	}
+	out.Unsure, out.Groups = s.settleSuspects(seen)
 	if len(out.Groups) == 0 && len(out.Unsure) == 0 {
 		out.Streak, out.Until = 0, time.Time{}
 	}
 	return out
+}
+
+func (s State) settleSuspects(seen Seen) (unsure []armid.ID, groups [][]armid.ID) {
+	gone := func(id armid.ID) bool { return seen.Present(id) || !seen.Wanted(id) }
+	unsure = slices.DeleteFunc(slices.Clone(s.Unsure), gone)
+	for _, group := range s.Groups {
+		left := slices.DeleteFunc(slices.Clone(group), gone)
+		unwanted := slices.ContainsFunc(group, func(id armid.ID) bool { return gone(id) && !seen.Present(id) })
+		if unwanted {
+			unsure = union(unsure, left)
+		} else if len(left) > 0 {
+			groups = append(groups, left)
+		}
+	}
+	return unsure, groups
 }
 
 // Batch returns which of the candidates, wanted and absent, to ask for next; at

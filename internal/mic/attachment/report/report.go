@@ -74,7 +74,8 @@ func (r *Reporter) Report(ctx context.Context, o Outcome) error {
 			return nil
 		})
 	}
-	return errors.Join(append(failures, group.Wait(), r.record(ctx, o))...)
+	errWait := group.Wait()
+	return errors.Join(errors.Join(failures...), errWait, r.record(ctx, o))
 }
 
 // writesAtOnce bounds the writes in flight for one resource, as the old
