@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -59,12 +60,14 @@ func (o Options) check(namespace string) error {
 	switch {
 	case namespace == "":
 		return fmt.Errorf("environment variable %s is not set: set it to the controller's own namespace (in a pod: by fieldRef metadata.namespace)", namespaceVariable)
-	case o.ElectionDuration <= 0:
-		return fmt.Errorf("--leader-election-duration is %s: want more than zero", o.ElectionDuration)
+	case o.ElectionDuration < time.Second:
+		return fmt.Errorf("--leader-election-duration is %s: want 1s or more", o.ElectionDuration)
 	case o.ElectionInstance == "" || o.ElectionNS == "" || o.ElectionName == "":
 		return errors.New("--leader-election-instance, -namespace and -name must not be empty")
 	case o.GatherWindow < 0 || o.RetryMin <= 0 || o.RetryMax < o.RetryMin:
 		return fmt.Errorf("--gather-window %s, --retry-min %s and --retry-max %s: want zero or more, more than zero, and at least --retry-min", o.GatherWindow, o.RetryMin, o.RetryMax)
+	case o.ReconcileInterval < 0:
+		return fmt.Errorf("--identity-assignment-reconcile-interval is %s: want zero or more", o.ReconcileInterval)
 	case o.ClientQPS < 0:
 		return fmt.Errorf("--clientQps is %v: want zero or more", o.ClientQPS)
 	}
