@@ -11,18 +11,19 @@ import (
 	"fmt"
 
 	"github.com/go-logr/logr"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/assignment"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/election"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/validity"
@@ -42,12 +43,23 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer ports.close()
-	mgr, err := c.manager()
+	scheme, err := kube.NewScheme()
 	if err != nil {
 		return err
 	}
-	if err := c.register(ctx, mgr, ports); err != nil {
+	recorder, err := events.New(ctx, c.kube, scheme)
+	if err != nil {
 		return err
+	}
+	mgr, err := c.manager(recorder, scheme)
+	if err != nil {
+		return err
+	}
+	if err := c.register(ctx, mgr, recorder, ports); err != nil {
+		return err
+	}
+	for _, flag := range c.Ignored {
+		c.Logger.Warn("flag has no effect any more and can go", "flag", "--"+flag.Name, "instead", flag.Instead)
 	}
 	c.Logger.Info("starting", "version", o.Version, "namespace", c.namespace, "namespaced", c.namespaced)
 	if err := mgr.Start(ctx); err != nil {
@@ -56,21 +68,20 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
-func (c config) manager() (manager.Manager, error) {
-	scheme, errScheme := kube.NewScheme()
+func (c config) manager(recorder *events.Recorder, scheme *runtime.Scheme) (manager.Manager, error) {
 	scope, errScope := kube.Scope(c.namespace)
-	lock, errLock := c.lock()
-	if err := errors.Join(errScheme, errScope, errLock); err != nil {
+	timing := election.TimingFor(c.ElectionDuration)
+	lock, errLock := c.lock(recorder, timing)
+	if err := errors.Join(errScope, errLock); err != nil {
 		return nil, err
 	}
 	logger := logr.FromSlogHandler(c.Logger.Handler())
 	ctrllog.SetLogger(logger)
-	renew, retry := c.ElectionDuration/2, c.ElectionDuration/4
 	mgr, err := manager.New(c.kube, manager.Options{
 		Scheme: scheme, Cache: scope, Logger: logger,
 		Metrics:        metricsserver.Options{BindAddress: "0"}, // served beside our own
 		LeaderElection: true, LeaderElectionResourceLockInterface: lock, LeaderElectionReleaseOnCancel: true,
-		LeaseDuration: &c.ElectionDuration, RenewDeadline: &renew, RetryPeriod: &retry,
+		LeaseDuration: &timing.Lease, RenewDeadline: &timing.Renew, RetryPeriod: &timing.Retry,
 		Controller: ctrlconfig.Controller{
 			EnableWarmup:       new(true), // so that another leader needs no start
 			SkipNameValidation: new(true), // names are unique in a manager, not in a process
@@ -82,27 +93,24 @@ func (c config) manager() (manager.Manager, error) {
 	return mgr, nil
 }
 
-// lock is the Lease. Two replicas that were given one name must not both take
-// themselves for its holder, so that a random part is added.
-func (c config) lock() (resourcelock.Interface, error) {
-	clients, err := coordinationv1.NewForConfig(c.kube)
-	if err != nil {
-		return nil, fmt.Errorf("preparing the election: %w", err)
-	}
-	return &resourcelock.LeaseLock{
-		LeaseMeta:  metav1.ObjectMeta{Namespace: c.ElectionNS, Name: c.ElectionName},
-		Client:     clients,
-		LockConfig: resourcelock.ResourceLockConfig{Identity: c.ElectionInstance + "_" + string(uuid.NewUUID())},
-	}, nil
+// lock is what makes one replica act at a time. Two replicas that were given one
+// name must not both take themselves for its holder, so that a random part is
+// added.
+func (c config) lock(recorder *events.Recorder, timing election.Timing) (*election.Lock, error) {
+	return election.New(c.kube, election.Options{
+		Namespace: c.ElectionNS, Name: c.ElectionName, Identity: c.ElectionInstance + "_" + string(uuid.NewUUID()),
+		Timing: timing, Legacy: c.LegacyLock, Say: recorder.Normal,
+		Waiting: func(lease *corev1.ObjectReference, holder string) {
+			message := fmt.Sprintf("%s waits for %s to end, which leads by Endpoints %s/%s: scale the controller of AAD Pod Identity to none", c.ElectionInstance, holder, c.ElectionNS, c.ElectionName)
+			recorder.Warn(lease, holder, string(v1.ReasonOldController), message)
+			c.Logger.Warn("waiting for an old controller to end", "holder", holder, "endpoints", c.ElectionNS+"/"+c.ElectionName)
+		},
+	})
 }
 
 // register adds every part of the controller to the manager.
-func (c config) register(ctx context.Context, mgr manager.Manager, ports ports) error {
+func (c config) register(ctx context.Context, mgr manager.Manager, recorder *events.Recorder, ports ports) error {
 	metrics := newMetrics()
-	recorder, err := events.New(ctx, c.kube, mgr.GetScheme())
-	if err != nil {
-		return err
-	}
 	arm, err := armclient.New(c.azure, armclient.Options{
 		Version: c.Version, UserAgent: c.CustomUserAgent, Transport: c.Transport, Observe: metrics.arm,
 	})
