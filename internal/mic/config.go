@@ -29,7 +29,7 @@ type config struct {
 	Options
 	kube       *rest.Config
 	azure      armclient.Config
-	policy     plan.Policy
+	cloud      *cloud
 	namespace  string
 	namespaced bool
 }
@@ -49,9 +49,10 @@ func (o Options) validate() (config, error) {
 	if err := o.check(c.namespace); err != nil {
 		return config{}, err
 	}
-	var errAzure, errPolicy, errKube error
+	c.cloud = newCloud(o)
+	var errAzure, errKube error
 	c.azure, errAzure = o.azure()
-	c.policy, errPolicy = protected(o.ImmutableMSIs, c.azure)
+	_, errPolicy := protected(o.ImmutableMSIs, c.azure)
 	c.kube, errKube = o.kubeConfig()
 	return c, errors.Join(errAzure, errPolicy, errKube)
 }

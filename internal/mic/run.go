@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/utils/clock"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -23,10 +24,13 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/assignment"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/election"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/validity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 // Run runs the controller until ctx ends, which is a clean end, or leadership is
@@ -110,33 +114,46 @@ func (c config) lock(recorder *events.Recorder, timing election.Timing) (*electi
 
 // register adds every part of the controller to the manager.
 func (c config) register(ctx context.Context, mgr manager.Manager, recorder *events.Recorder, ports ports) error {
-	metrics := newMetrics()
+	state, metrics := &state{}, newMetrics(c.Version)
+	dog := watchdog.New(clock.RealClock{}, metrics.ended)
+	metrics.watch(state, dog)
+	state.stuck = dog.Check
+	if err := c.openCloud(recorder, metrics); err != nil {
+		return err
+	}
+	assignments := assignment.NewReconciler(assignment.Options{
+		Client: mgr.GetClient(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write, Watchdog: dog,
+	})
+	attachments := attachment.NewReconciler(attachment.Options{
+		Client: statusWriter{mgr.GetClient(), recorder, metrics.statusFailed}, Live: mgr.GetAPIReader(), Events: recorder, ARM: c.cloud.arm, Namespace: c.namespace,
+		Policy: func() plan.Policy { return *c.cloud.policy.Load() }, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax,
+		Assigned: metrics.assignedAfter, Watchdog: dog,
+	})
+	return errors.Join(
+		kube.AddIndexes(ctx, mgr.GetFieldIndexer()),
+		assignments.Register(mgr),
+		attachments.Register(mgr),
+		validity.Register(mgr, recorder, dog),
+		mgr.Add(always(c.cloud.follow)),
+		c.serve(mgr, state, metrics, ports),
+	)
+}
+
+// openCloud prepares the way to ARM.
+func (c config) openCloud(recorder *events.Recorder, metrics *metrics) error {
 	arm, err := armclient.New(c.azure, armclient.Options{
 		Version: c.Version, UserAgent: c.CustomUserAgent, Transport: c.Transport, Observe: metrics.arm,
 	})
 	if err != nil {
 		return fmt.Errorf("preparing the client of ARM: %w", err)
 	}
-	assignments := assignment.NewReconciler(assignment.Options{
-		Client: mgr.GetClient(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
-	})
-	attachments := attachment.NewReconciler(attachment.Options{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, ARM: arm, Namespace: c.namespace,
-		Policy: c.policy, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax, Assigned: metrics.assignedAfter,
-	})
-	return errors.Join(
-		kube.AddIndexes(ctx, mgr.GetFieldIndexer()),
-		assignments.Register(mgr),
-		attachments.Register(mgr),
-		validity.Register(mgr, recorder),
-		c.serve(mgr, metrics, ports),
-	)
+	c.cloud.arm, c.cloud.reported = arm, c.reporter(recorder, metrics)
+	return c.cloud.use(c.azure)
 }
 
 // serve adds what runs on every replica: probes, metrics, and what keeps them
 // true.
-func (c config) serve(mgr manager.Manager, metrics *metrics, ports ports) error {
-	state := &state{}
+func (c config) serve(mgr manager.Manager, state *state, metrics *metrics, ports ports) error {
 	watch := always(func(ctx context.Context) error {
 		state.ready.Store(mgr.GetCache().WaitForCacheSync(ctx))
 		select {
@@ -148,9 +165,13 @@ func (c config) serve(mgr manager.Manager, metrics *metrics, ports ports) error 
 		}
 		return nil
 	})
-	return errors.Join(
-		mgr.Add(serving(ports.probes, state.handler())),
-		mgr.Add(serving(ports.metrics, metrics.handler())),
-		mgr.Add(watch),
-	)
+	parts := []manager.Runnable{serving(ports.probes, state.handler()), serving(ports.metrics, metrics.handler()), watch}
+	if ports.profile != nil {
+		parts = append(parts, serving(ports.profile, obs.Profile()))
+	}
+	var failures []error
+	for _, part := range parts {
+		failures = append(failures, mgr.Add(part))
+	}
+	return errors.Join(failures...)
 }

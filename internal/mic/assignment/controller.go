@@ -22,16 +22,20 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 // workers is how many pods are worked on at once. It bounds the writes in
 // flight; the old controller allowed 20 for each virtual machine.
 const workers = 10
 
+// longestRun is far above what the API server takes for the writes of one pod.
+const longestRun = 5 * time.Minute
+
 // Register adds the controller to the manager.
 func (r *Reconciler) Register(mgr manager.Manager) error {
 	c, err := controller.New("assignment", mgr, controller.Options{
-		Reconciler:              r,
+		Reconciler:              watchdog.Watch(r.watchdog, "assignment", longestRun, r),
 		MaxConcurrentReconciles: workers,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, time.Minute),
 	})

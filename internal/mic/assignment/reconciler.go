@@ -23,9 +23,11 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
-// Options are what a [Reconciler] works with; all but Observe are needed.
+// Options are what a [Reconciler] works with; all but Observe and Watchdog are
+// needed.
 type Options struct {
 	Client client.Client
 	Events *events.Recorder
@@ -34,6 +36,8 @@ type Options struct {
 	// Observe, if set, is told of every write of an assignment: "addition",
 	// "update" or "deletion".
 	Observe func(operation string, took time.Duration, err error)
+	// Watchdog, if set, watches every pod that is worked on.
+	Watchdog *watchdog.Watchdog
 }
 
 // Reconciler makes the assignments of one pod what the rule says.
@@ -43,11 +47,12 @@ type Reconciler struct {
 	events     *events.Recorder
 	namespaced bool
 	written    func(string, time.Duration, error)
+	watchdog   *watchdog.Watchdog
 }
 
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
-	r := &Reconciler{client: o.Client, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe}
+	r := &Reconciler{client: o.Client, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe, watchdog: o.Watchdog}
 	if r.written == nil {
 		r.written = func(string, time.Duration, error) {}
 	}
@@ -155,7 +160,7 @@ func (r *Reconciler) create(ctx context.Context, object *v1.AzureAssignedIdentit
 	if err := r.client.Create(ctx, object); err != nil {
 		// One that exists was not in the cache yet, or is another pod's since a
 		// moment: the next try sees it.
-		r.warn(object, err)
+		r.warn(object, events.BindingApplyError, err)
 		return fmt.Errorf("creating assignment %s: %w", objectKey(object), err)
 	}
 	r.applied(object)
@@ -164,7 +169,7 @@ func (r *Reconciler) create(ctx context.Context, object *v1.AzureAssignedIdentit
 
 func (r *Reconciler) update(ctx context.Context, object *v1.AzureAssignedIdentity) error {
 	if err := r.client.Update(ctx, object); err != nil {
-		r.warn(object, err)
+		r.warn(object, events.BindingApplyError, err)
 		return fmt.Errorf("updating assignment %s: %w", objectKey(object), err)
 	}
 	r.applied(object)
@@ -181,11 +186,11 @@ func (r *Reconciler) applied(object *v1.AzureAssignedIdentity) {
 }
 
 // warn tells of a write that failed for a reason that will not pass by itself.
-func (r *Reconciler) warn(object *v1.AzureAssignedIdentity, err error) {
+func (r *Reconciler) warn(object *v1.AzureAssignedIdentity, reason string, err error) {
 	if object.Spec.AzureBindingRef == nil || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled) {
 		return
 	}
-	r.events.Warn(events.Binding(object.Spec.AzureBindingRef), kube.PodOf(object).String(), events.BindingApplyError, err.Error())
+	r.events.Warn(events.Binding(object.Spec.AzureBindingRef), kube.PodOf(object).String(), reason, err.Error())
 }
 
 // delete releases the finalizer of the old controller's objects too, so that
@@ -195,6 +200,7 @@ func (r *Reconciler) delete(ctx context.Context, object *v1.AzureAssignedIdentit
 	if controllerutil.RemoveFinalizer(released, v1.AssignedIdentityFinalizer) {
 		err := r.client.Patch(ctx, released, client.MergeFromWithOptions(object, client.MergeFromWithOptimisticLock{}))
 		if client.IgnoreNotFound(err) != nil {
+			r.warn(object, events.BindingRemoveError, err)
 			return fmt.Errorf("releasing assignment %s: %w", objectKey(object), err)
 		}
 	}
@@ -205,6 +211,7 @@ func (r *Reconciler) delete(ctx context.Context, object *v1.AzureAssignedIdentit
 		return nil
 	}
 	if err != nil {
+		r.warn(object, events.BindingRemoveError, err)
 		return fmt.Errorf("deleting assignment %s: %w", objectKey(object), err)
 	}
 	if ref := object.Spec.AzureBindingRef; ref != nil && ref.Name != "" {

@@ -27,6 +27,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 const (
@@ -35,6 +36,8 @@ const (
 	// patchTimeout bounds one PATCH to its end. Azure has been seen to take 17
 	// minutes; where it takes longer, it goes on by itself and is looked at again.
 	patchTimeout = 30 * time.Minute
+	// longestStep is far above one pass with its GET and its PATCH.
+	longestStep = 2 * (readTimeout + patchTimeout)
 	// maxPasses bounds the requests of one reconciliation; what is left comes in
 	// the next.
 	maxPasses = 10
@@ -51,8 +54,8 @@ type ARM interface {
 	apply.Updater
 }
 
-// Options are what a [Reconciler] works with. Client, Live, Events, ARM and
-// Namespace are needed.
+// Options are what a [Reconciler] works with. Client, Live, Events, ARM,
+// Namespace and Policy are needed.
 type Options struct {
 	Client client.Client
 	// Live reads from the API server itself.
@@ -61,8 +64,10 @@ type Options struct {
 	ARM    ARM
 	// Namespace is the controller's own.
 	Namespace string
-	// Policy says what is never removed.
-	Policy plan.Policy
+	// Policy says what is never removed, at the time of asking.
+	Policy func() plan.Policy
+	// Watchdog, if set, watches every resource that is worked on.
+	Watchdog *watchdog.Watchdog
 	// GatherWindow is how long the first event for a resource waits for others
 	// to join its request; zero does not wait.
 	GatherWindow time.Duration
@@ -79,7 +84,7 @@ type Reconciler struct {
 	apply   apply.Applier
 	report  report.Reporter
 	arm     ARM
-	policy  plan.Policy
+	policy  func() plan.Policy
 	lookup  kube.Lookup
 	options Options
 	holds   holds
@@ -151,6 +156,7 @@ func (p *pass) converge(ctx context.Context) error {
 		return err
 	}
 	for range maxPasses {
+		watchdog.Step(ctx)
 		if p.seen == nil && !p.look(ctx) {
 			return nil
 		}
@@ -197,7 +203,7 @@ func (p *pass) plan(ctx context.Context) (plan.Plan, error) {
 	}
 	return plan.Compute(plan.Snapshot{
 		Seen: *p.seen, Wanted: observe.Wanted(assignments), Refused: refused, Records: p.record.Spec.Owned,
-	}, p.policy), nil
+	}, p.policy()), nil
 }
 
 // patch records, sends and settles one patch. It returns whether to go on.
@@ -266,7 +272,7 @@ func (p *pass) say(ctx context.Context) error {
 		Underway: p.underway, Operation: p.operation,
 	}
 	if p.seen != nil {
-		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy)
+		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy())
 		outcome.There, outcome.Pending = planned.There, planned.Pending
 	}
 	return p.report.Report(ctx, outcome)
