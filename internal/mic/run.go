@@ -42,6 +42,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
+	for _, flag := range c.Ignored {
+		c.Logger.Warn("flag has no effect any more and can go", "flag", "--"+flag.Name, "instead", flag.Instead)
+	}
 	ports, err := c.listen(ctx)
 	if err != nil {
 		return err
@@ -61,9 +64,6 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if err := c.register(ctx, mgr, recorder, ports); err != nil {
 		return err
-	}
-	for _, flag := range c.Ignored {
-		c.Logger.Warn("flag has no effect any more and can go", "flag", "--"+flag.Name, "instead", flag.Instead)
 	}
 	c.Logger.Info("starting", "version", o.Version, "namespace", c.namespace, "namespaced", c.namespaced)
 	if err := mgr.Start(ctx); err != nil {
