@@ -134,11 +134,15 @@ func ofMIC(out map[string]effect) {
 		"leaderElection.instance":  {set: `"x"`, got: flagOf("mic", "leader-election-instance"), want: "x"},
 		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic]"},
 		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
-			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames)
-		}, want: "lock[lock]"},
-		"leaderElection.duration": {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
-		"immutableUserMSIs":       {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
-		"clientQps":               {set: `12.5`, got: flagOf("mic", "clientQps"), want: "12.5"},
+			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames, as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[3].ResourceNames)
+		}, want: "lock[lock] [lock]"},
+		"leaderElection.legacyLock": {set: `false`, got: func(r rendering) any {
+			return fmt.Sprint(r.flag("mic", "legacy-lock"), len(as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules))
+		}, want: "false2"},
+		"identityAssignmentReconcileInterval": {set: `"5m"`, got: flagOf("mic", "identity-assignment-reconcile-interval"), want: "5m"},
+		"leaderElection.duration":             {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
+		"immutableUserMSIs":                   {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
+		"clientQps":                           {set: `12.5`, got: flagOf("mic", "clientQps"), want: "12.5"},
 		"cloudConfig": {set: `"/etc/other.json"`, got: func(r rendering) any {
 			return []any{r.flag("mic", "cloudconfig"), r.container("mic").VolumeMounts[0].MountPath, r.workload("mic").Spec.Volumes[0].HostPath.Path}
 		}, want: []any{"/etc/other.json", "/etc/other.json", "/etc/other.json"}},
@@ -176,17 +180,16 @@ func ofNMI(out map[string]effect) {
 // unused are all values that are accepted and change nothing.
 func unused() map[string]string {
 	return map[string]string{
-		"mic.syncRetryDuration":                   `"1h"`,
-		"mic.createDeleteBatch":                   `40`,
-		"mic.updateUserMSIMaxRetry":               `3`,
-		"mic.updateUserMSIRetryInterval":          `"2s"`,
-		"mic.identityAssignmentReconcileInterval": `"5m"`,
-		"nmi.micNamespace":                        `"default"`,
-		"nmi.allowNetworkPluginKubenet":           `true`,
-		"nmi.kubeletConfig":                       `"/etc/sysconfig/kubelet"`,
-		"nmi.enableConntrackDeletion":             `true`,
-		"rbac.allowAccessToSecrets":               `false`,
-		"rbac.pspEnabled":                         `true`,
+		"mic.syncRetryDuration":          `"1h"`,
+		"mic.createDeleteBatch":          `40`,
+		"mic.updateUserMSIMaxRetry":      `3`,
+		"mic.updateUserMSIRetryInterval": `"2s"`,
+		"nmi.micNamespace":               `"default"`,
+		"nmi.allowNetworkPluginKubenet":  `true`,
+		"nmi.kubeletConfig":              `"/etc/sysconfig/kubelet"`,
+		"nmi.enableConntrackDeletion":    `true`,
+		"rbac.allowAccessToSecrets":      `false`,
+		"rbac.pspEnabled":                `true`,
 	}
 }
 
