@@ -421,7 +421,7 @@ func releasesItsOwn(t *testing.T, c cluster, _ *observer) {
 		t.Fatal(err)
 	}
 	mine := resourcelock.LeaderElectionRecord{HolderIdentity: "ours", LeaseDurationSeconds: 2}
-	if _, _, err := lock.Get(t.Context()); err != nil {
+	if _, _, err := lock.Get(t.Context()); !apierrors.IsNotFound(err) {
 		t.Fatal(err)
 	}
 	if err := lock.Create(t.Context(), mine); err != nil {
