@@ -67,8 +67,8 @@ func (o Options) check(namespace string) error {
 		return errors.New("--leader-election-instance, -namespace and -name must not be empty")
 	case o.GatherWindow < 0 || o.RetryMin <= 0 || o.RetryMax < o.RetryMin:
 		return fmt.Errorf("--gather-window %s, --retry-min %s and --retry-max %s: want zero or more, more than zero, and at least --retry-min", o.GatherWindow, o.RetryMin, o.RetryMax)
-	case o.ReconcileInterval < 0:
-		return fmt.Errorf("--identity-assignment-reconcile-interval is %s: want zero or more", o.ReconcileInterval)
+	case o.ReconcileInterval < 0 || o.ReconcileInterval > 0 && o.ReconcileInterval < time.Second:
+		return fmt.Errorf("--identity-assignment-reconcile-interval is %s: want 0 for never, or 1s or more", o.ReconcileInterval)
 	case o.ClientQPS < 0:
 		return fmt.Errorf("--clientQps is %v: want zero or more", o.ClientQPS)
 	}

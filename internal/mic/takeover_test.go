@@ -217,7 +217,7 @@ func TestOldLeaderIsWaitedFor(t *testing.T) {
 	record := func(holder string) map[string]string {
 		return map[string]string{"control-plane.alpha.kubernetes.io/leader": `{"holderIdentity":"` + holder + `","leaseDurationSeconds":5,"acquireTime":"2023-09-28T12:00:00Z","renewTime":"2023-09-28T12:00:00Z","leaderTransitions":7}`}
 	}
-	old := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "aad-pod-identity-mic", Annotations: record("mic-5d8f7b7c9-x2x4v")}}
+	old := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "aad-pod-identity-mic", Annotations: record("mic-5d8f7b7c9-x2x4v")}} //nolint:staticcheck // the old controller's kind
 	w.create(t, old)
 	port := freePort(t)
 	run(t, w.options(t, "--http-probe-port="+port))

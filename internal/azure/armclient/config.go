@@ -104,7 +104,7 @@ func assemble(get func(field) (string, error), place func(field) string, environ
 	r := reader{get: get, place: place}
 	config := Config{Cloud: r.text(fieldCloud), EnvironmentFile: environmentFile}
 	if config.Cloud == "" {
-		r.fail("%s is missing: want AzurePublicCloud or another cloud's name", place(fieldCloud))
+		r.failf("%s is missing: want AzurePublicCloud or another cloud's name", place(fieldCloud))
 	}
 	config.ManagedIdentity = r.boolean(fieldUseMSI)
 	if config.ManagedIdentity {
@@ -128,7 +128,7 @@ type reader struct {
 	err   error
 }
 
-func (r *reader) fail(format string, args ...any) {
+func (r *reader) failf(format string, args ...any) {
 	if r.err == nil {
 		r.err = fmt.Errorf(format, args...)
 	}
@@ -137,7 +137,7 @@ func (r *reader) fail(format string, args ...any) {
 func (r *reader) text(f field) string {
 	text, err := r.get(f)
 	if err != nil {
-		r.fail("%s: %w", r.place(f), err)
+		r.failf("%s: %w", r.place(f), err)
 	}
 	return text
 }
@@ -149,7 +149,7 @@ func (r *reader) boolean(f field) bool {
 		return true
 	case "", "false":
 	default:
-		r.fail("%s is %q: want true or false", r.place(f), text)
+		r.failf("%s is %q: want true or false", r.place(f), text)
 	}
 	return false
 }
@@ -158,7 +158,7 @@ func (r *reader) boolean(f field) bool {
 func (r *reader) needed(f field) string {
 	text := r.text(f)
 	if text == "" {
-		r.fail("%s is missing: a service principal needs %s, %s and %s (or use a managed identity: %s true)",
+		r.failf("%s is missing: a service principal needs %s, %s and %s (or use a managed identity: %s true)",
 			r.place(f), fieldTenant.key, fieldClient.key, fieldSecret.key, r.place(fieldUseMSI))
 	}
 	return text

@@ -65,7 +65,7 @@ func (c cluster) namespace(t *testing.T, name string) cluster {
 type oldLock struct {
 	cluster
 	identity string
-	object   *corev1.Endpoints
+	object   *corev1.Endpoints //nolint:staticcheck // the old controller's kind
 }
 
 // oldRecord is the record as that library knows it.
@@ -104,8 +104,9 @@ func (l *oldLock) text(r resourcelock.LeaderElectionRecord) map[string]string {
 }
 
 func (l *oldLock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	object := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: lockName, Annotations: l.text(r)}} //nolint:staticcheck // the old controller's kind
 	var err error
-	l.object, err = l.kube.CoreV1().Endpoints(l.ns).Create(ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: lockName, Annotations: l.text(r)}}, metav1.CreateOptions{})
+	l.object, err = l.kube.CoreV1().Endpoints(l.ns).Create(ctx, object, metav1.CreateOptions{})
 	return err
 }
 
@@ -374,7 +375,7 @@ func skew(t *testing.T, c cluster, o *observer) {
 }
 
 func noRecord(t *testing.T, c cluster, o *observer) {
-	object := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: lockName, Annotations: map[string]string{annotation: "{"}}}
+	object := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: lockName, Annotations: map[string]string{annotation: "{"}}} //nolint:staticcheck // the old controller's kind
 	endpoints := c.kube.CoreV1().Endpoints(c.ns)
 	if _, err := endpoints.Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

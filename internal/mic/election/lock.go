@@ -134,7 +134,7 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // up what is this replica's, and leaves alone what is somebody else's by now.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	release := record.HolderIdentity == ""
-	if l.legacy != nil && !(release && foreign(l.seen.old, l.Identity())) {
+	if l.legacy != nil && (!release || !foreign(l.seen.old, l.Identity())) {
 		if err := l.legacy.put(ctx, record); err != nil {
 			return err
 		}

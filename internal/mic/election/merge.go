@@ -8,13 +8,13 @@ import (
 
 // merge returns who leads by two records, of which each may be nobody's.
 //
-//	Lease    old lock   leads
-//	nobody   nobody     nobody
-//	self     self       self
-//	self     nobody     self: the old lock was deleted
-//	nobody   self       self: the Lease was deleted, or not written yet
-//	other    any        the other: a replica of this version
-//	any      other      that one: an old controller, or a replica that is about to write its Lease
+//	by the Lease   by the old lock   leads
+//	nobody,        nobody:           nobody
+//	self,          self:             self
+//	self,          nobody:           self, and the old lock was deleted
+//	nobody,        self:             self, and the Lease was deleted or not written yet
+//	another,       self or nobody:   the other, a replica of this version
+//	anybody,       another:          the other, an old controller, or a replica about to write its Lease
 //
 // Whoever is not self is waited for as long as its own record says, and never
 // shorter than own: an old controller's record may say nothing.
