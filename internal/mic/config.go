@@ -65,12 +65,18 @@ func (o Options) check(namespace string) error {
 		return fmt.Errorf("--leader-election-duration is %s: want 1s or more", o.ElectionDuration)
 	case o.ElectionInstance == "" || o.ElectionNS == "" || o.ElectionName == "":
 		return errors.New("--leader-election-instance, -namespace and -name must not be empty")
+	case o.ClientQPS < 0:
+		return fmt.Errorf("--clientQps is %v: want zero or more", o.ClientQPS)
+	}
+	return o.checkWaits()
+}
+
+func (o Options) checkWaits() error {
+	switch {
 	case o.GatherWindow < 0 || o.RetryMin <= 0 || o.RetryMax < o.RetryMin:
 		return fmt.Errorf("--gather-window %s, --retry-min %s and --retry-max %s: want zero or more, more than zero, and at least --retry-min", o.GatherWindow, o.RetryMin, o.RetryMax)
 	case o.ReconcileInterval < 0 || o.ReconcileInterval > 0 && o.ReconcileInterval < time.Second:
 		return fmt.Errorf("--identity-assignment-reconcile-interval is %s: want 0 for never, or 1s or more", o.ReconcileInterval)
-	case o.ClientQPS < 0:
-		return fmt.Errorf("--clientQps is %v: want zero or more", o.ClientQPS)
 	}
 	return nil
 }
