@@ -66,6 +66,15 @@ const (
 	ReasonConflict Reason = "Conflict"
 	// ReasonThrottled: Azure asked to wait.
 	ReasonThrottled Reason = "Throttled"
+	// ReasonOldController: a controller of AAD Pod Identity runs, and must end
+	// before this one acts.
+	ReasonOldController Reason = "OldController"
+	// ReasonReloaded: the controller goes on with a cloud configuration that was
+	// replaced while it ran.
+	ReasonReloaded Reason = "Reloaded"
+	// ReasonInvalidConfiguration: the cloud configuration was replaced by one that
+	// cannot be used; the one before is used on.
+	ReasonInvalidConfiguration Reason = "InvalidConfiguration"
 	// ReasonARMUnavailable: ARM, or the way to it, is down.
 	ReasonARMUnavailable Reason = "ARMUnavailable"
 )

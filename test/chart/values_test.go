@@ -134,8 +134,11 @@ func ofMIC(out map[string]effect) {
 		"leaderElection.instance":  {set: `"x"`, got: flagOf("mic", "leader-election-instance"), want: "x"},
 		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic]"},
 		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
-			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames)
-		}, want: "lock[lock]"},
+			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames, as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[3].ResourceNames)
+		}, want: "lock[lock] [lock]"},
+		"leaderElection.legacyLock": {set: `false`, got: func(r rendering) any {
+			return fmt.Sprint(r.flag("mic", "legacy-lock"), len(as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules))
+		}, want: "false2"},
 		"leaderElection.duration":             {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
 		"immutableUserMSIs":                   {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
 		"adoptAssigned":                       {set: `false`, got: flagOf("mic", "adopt-assigned"), want: "false"},

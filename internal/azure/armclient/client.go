@@ -59,14 +59,15 @@ type Ended struct {
 // when it is first met: the subscription is part of a [compute.Ref], never of the
 // configuration.
 type Client struct {
-	credential azcore.TokenCredential
-	options    arm.ClientOptions
+	configured Options
 	observe    func(Ended)
 	pacer      *throttle.Pacer
 	timeout    time.Duration // of one request
 
-	mu  sync.Mutex
-	api map[apiKey]resources // protected by mu
+	mu         sync.Mutex // protects all following fields
+	credential azcore.TokenCredential
+	options    *arm.ClientOptions // never changed, only replaced
+	api        map[apiKey]resources
 }
 
 type apiKey struct {
@@ -77,21 +78,34 @@ type apiKey struct {
 // New returns a client; it sends nothing. The configuration's mistakes are its
 // only errors.
 func New(config Config, o Options) (*Client, error) {
-	base, custom, err := clientOptions(config, o)
-	if err != nil {
-		return nil, err
-	}
-	credential, err := newCredential(config, base, custom)
-	if err != nil {
-		return nil, fmt.Errorf("preparing the controller's own credential: %w", err)
-	}
-	c := &Client{credential: credential, observe: o.Observe, pacer: newPacer(o), timeout: base.Retry.TryTimeout, api: map[apiKey]resources{}}
+	c := &Client{configured: o, observe: o.Observe, pacer: newPacer(o)}
 	if c.observe == nil {
 		c.observe = func(Ended) {}
 	}
-	// Registering resource providers would need rights that nobody gives.
-	c.options = arm.ClientOptions{ClientOptions: paced(base, c.pacer, o), DisableRPRegistration: true}
+	if err := c.Use(config); err != nil {
+		return nil, err
+	}
 	return c, nil
+}
+
+// Use makes the client go on with another configuration; requests under way end
+// with the one that they began with. After an error, which is a mistake in the
+// configuration, the client is as before.
+func (c *Client) Use(config Config) error {
+	base, custom, err := clientOptions(config, c.configured)
+	if err != nil {
+		return err
+	}
+	credential, err := newCredential(config, base, custom)
+	if err != nil {
+		return fmt.Errorf("preparing the controller's own credential: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Registering resource providers would need rights that nobody gives.
+	c.options = &arm.ClientOptions{ClientOptions: paced(base, c.pacer, c.configured), DisableRPRegistration: true}
+	c.credential, c.api = credential, map[apiKey]resources{}
+	return nil
 }
 
 func newPacer(o Options) *throttle.Pacer {
@@ -232,7 +246,7 @@ func (c *Client) resources(ref compute.Ref) (resources, error) {
 	if api, ok := c.api[key]; ok {
 		return api, nil
 	}
-	api, err := newResources(key.kind, key.subscription, c.credential, &c.options)
+	api, err := newResources(key.kind, key.subscription, c.credential, c.options)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the client of subscription %s: %w", key.subscription, err)
 	}

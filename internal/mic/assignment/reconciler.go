@@ -22,9 +22,10 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
-// Options are what a [Reconciler] works with; all but Observe and Begin are
+// Options are what a [Reconciler] works with; all but Observe, Begin and Watchdog are
 // needed.
 type Options struct {
 	Client client.Client
@@ -36,8 +37,11 @@ type Options struct {
 	// Observe, if set, is told of every write of an assignment: "addition",
 	// "update" or "deletion".
 	Observe func(operation string, took time.Duration, err error)
-	// Begin, if set, returns when assignments may be changed.
+	// Begin, if set, returns when assignments may be changed. No worker begins
+	// before.
 	Begin func(context.Context) error
+	// Watchdog, if set, watches every pod that is worked on.
+	Watchdog *watchdog.Watchdog
 }
 
 // Reconciler makes the assignments of one pod what the rule says.
@@ -50,11 +54,15 @@ type Reconciler struct {
 	written    func(string, time.Duration, error)
 	pending    pending
 	begin      func(context.Context) error
+	watchdog   *watchdog.Watchdog
 }
 
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
-	r := &Reconciler{client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe}
+	r := &Reconciler{
+		client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client}, events: o.Events,
+		namespaced: o.Namespaced, written: o.Observe, watchdog: o.Watchdog,
+	}
 	if r.written == nil {
 		r.written = func(string, time.Duration, error) {}
 	}
@@ -77,9 +85,6 @@ const (
 // Reconcile brings one pod's assignments up to date. A write that fails does not
 // keep the others from being tried.
 func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	if err := r.begin(ctx); err != nil {
-		return reconcile.Result{}, err
-	}
 	key := kube.KeyOf(request)
 	current, err := r.lookup.AssignmentsOf(ctx, key)
 	if err != nil {

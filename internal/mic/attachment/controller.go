@@ -21,6 +21,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 // workers is how many resources are worked on at once. A worker waits for ARM, for
@@ -35,7 +36,7 @@ type queue = workqueue.TypedRateLimitingInterface[compute.Ref]
 // one that answers for nodes that have none.
 func (r *Reconciler) Register(mgr manager.Manager) error {
 	options := controller.TypedOptions[compute.Ref]{
-		Reconciler:              r,
+		Reconciler:              kube.After(r.WaitAdopted, watchdog.Watch(r.options.Watchdog, "attachment", longestStep, r)),
 		MaxConcurrentReconciles: workers,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Ref](r.options.RetryMin, r.options.RetryMax),
 	}
@@ -191,7 +192,7 @@ func (r *Reconciler) addRecorded(ctx context.Context, q queue) {
 // registerUnplaced adds the controller whose key is a node's name.
 func (r *Reconciler) registerUnplaced(mgr manager.Manager) error {
 	c, err := controller.New("unplaced", mgr, controller.Options{
-		Reconciler:  reconcile.Func(r.reconcileNode),
+		Reconciler:  watchdog.Watch(r.options.Watchdog, "unplaced", longestStep, reconcile.Reconciler(reconcile.Func(r.reconcileNode))),
 		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](100*time.Millisecond, time.Minute),
 	})
 	if err != nil {

@@ -31,11 +31,14 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 const (
 	// readTimeout bounds one GET, the controller's own token included.
 	readTimeout = time.Minute
+	// longestStep is far above one look with its plan, and one request.
+	longestStep = 5 * readTimeout
 	// maxPasses bounds the requests of one reconciliation; what is left comes in
 	// the next.
 	maxPasses = 20
@@ -52,8 +55,8 @@ type ARM interface {
 	apply.ARM
 }
 
-// Options are what a [Reconciler] works with. Client, Live, Events, ARM and
-// Namespace are needed.
+// Options are what a [Reconciler] works with. Client, Live, Events, ARM,
+// Namespace and Policy are needed.
 type Options struct {
 	Client client.Client
 	// Live reads from the API server itself.
@@ -62,8 +65,10 @@ type Options struct {
 	ARM    ARM
 	// Namespace is the controller's own.
 	Namespace string
-	// Policy says what is never removed.
-	Policy plan.Policy
+	// Policy says what is never removed, at the time of asking.
+	Policy func() plan.Policy
+	// Watchdog, if set, watches every resource that is worked on.
+	Watchdog *watchdog.Watchdog
 	// GatherWindow is how long the first event for a resource waits for others
 	// to join its request; zero does not wait.
 	GatherWindow time.Duration
@@ -100,7 +105,7 @@ type Reconciler struct {
 	apply   apply.Applier
 	report  report.Reporter
 	arm     ARM
-	policy  plan.Policy
+	policy  func() plan.Policy
 	lookup  kube.Lookup
 	options Options
 	holds   holds
@@ -143,9 +148,6 @@ func (o Options) withDefaults() Options {
 // something stands in the way. What stands in the way is reported, and tried
 // again: when ARM says, or with backoff.
 func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.Result, error) {
-	if err := r.WaitAdopted(ctx); err != nil {
-		return reconcile.Result{}, err
-	}
 	record, err := r.observe.Record(ctx, ref)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -203,6 +205,7 @@ func (p *pass) converge(ctx context.Context) error {
 		return err
 	}
 	for range maxPasses {
+		watchdog.Step(ctx)
 		if p.seen == nil && !p.look(ctx) {
 			return nil
 		}
@@ -253,7 +256,7 @@ func (p *pass) plan(ctx context.Context) (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	return plan.Compute(snapshot, p.policy), nil
+	return plan.Compute(snapshot, p.policy()), nil
 }
 
 // patch records and sends one patch, and follows it as far as it goes without
@@ -326,7 +329,7 @@ func (p *pass) say(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		planned := plan.Compute(snapshot, p.policy)
+		planned := plan.Compute(snapshot, p.policy())
 		outcome.There, outcome.Pending, outcome.Estranged = planned.There, planned.Pending, planned.Estranged
 	}
 	return p.report.Report(ctx, outcome)
