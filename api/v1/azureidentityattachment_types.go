@@ -117,6 +117,11 @@ type AzureIdentityAttachmentStatus struct {
 	// +listMapKey=resourceID
 	Refused []RefusedIdentity `json:"refused,omitempty"`
 
+	// retryAfter is when ARM wants to be asked again, where it has asked to wait.
+	// The next leader keeps it, too.
+	// +optional
+	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
+
 	// lastOperation is the last change that ARM was asked for.
 	// +optional
 	LastOperation *ARMOperation `json:"lastOperation,omitempty"`

@@ -130,13 +130,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.
 		return reconcile.Result{}, nil // nothing to attach, nothing to remove
 	}
 	p := &pass{Reconciler: r, ref: ref, record: record, refused: map[armid.ID]error{}}
-	if p.failure = r.holds.of(ref); p.failure != nil {
+	if p.failure = p.held(); p.failure != nil {
 		return p.result(ctx, p.failure) // new pods are told; ARM is left alone
 	}
 	if err := p.converge(ctx); err != nil {
 		return p.result(ctx, err)
 	}
-	r.holds.set(ref, p.failure)
+	p.hold()
 	return p.result(ctx, p.failure)
 }
 
@@ -151,6 +151,7 @@ type pass struct {
 	operation *v1.ARMOperation
 	underway  bool // a patch is about to be sent
 	wait      bool
+	keepOff   *metav1.Time  // until when ARM asked to wait
 	again     time.Duration // when to come back, since a pause has not ended
 	busy      bool          // ARM has said that somebody else's operation runs
 	gone      bool          // ARM does not know the resource
@@ -282,7 +283,7 @@ func (p *pass) say(ctx context.Context) error {
 	}
 	outcome := report.Outcome{
 		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure,
-		Underway: p.underway, Operation: p.operation,
+		Underway: p.underway, Operation: p.operation, RetryAfter: p.keepOff,
 	}
 	if p.seen != nil {
 		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy)
