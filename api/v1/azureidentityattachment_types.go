@@ -201,6 +201,10 @@ type AzureIdentityAttachmentStatus struct {
 	// +listType=map
 	// +listMapKey=resourceID
 	Unconfirmed []UnconfirmedIdentity `json:"unconfirmed,omitempty"`
+	// retryAfter is when ARM wants to be asked again, where it has asked to wait.
+	// The next leader keeps it, too.
+	// +optional
+	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
 
 	// lastOperation is the last change that ARM was asked for.
 	// +optional

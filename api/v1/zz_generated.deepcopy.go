@@ -293,6 +293,10 @@ func (in *AzureIdentityAttachmentStatus) DeepCopyInto(out *AzureIdentityAttachme
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.RetryAfter != nil {
+		in, out := &in.RetryAfter, &out.RetryAfter
+		*out = (*in).DeepCopy()
+	}
 	if in.LastOperation != nil {
 		in, out := &in.LastOperation, &out.LastOperation
 		*out = new(ARMOperation)

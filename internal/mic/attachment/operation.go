@@ -13,6 +13,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/apply"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/report"
 )
 
 // An operation of ARM's takes from seconds to minutes, in which no worker waits.
@@ -52,6 +53,36 @@ func (p *pauses) put(ref compute.Ref, value pause) {
 		p.of = map[compute.Ref]pause{}
 	}
 	p.of[ref] = value
+}
+
+// held returns what keeps ARM from being asked about the resource: what it
+// answered this leader, or the last one.
+func (p *pass) held() error {
+	until := p.record.Status.RetryAfter
+	if until == nil {
+		return p.holds.of(p.ref)
+	}
+	if failure := p.holds.of(p.ref); failure != nil {
+		p.keepOff = until
+		return failure
+	}
+	left := time.Until(until.Time)
+	if left <= 0 {
+		return nil
+	}
+	p.keepOff = until
+	failure := &armclient.ThrottledError{After: left, Message: "it has asked the last leader to wait"}
+	p.holds.set(p.ref, failure)
+	return failure
+}
+
+// hold keeps ARM from being asked before it wants to.
+func (p *pass) hold() {
+	p.holds.set(p.ref, p.failure)
+	if after := report.RetryAfter(p.failure); after > 0 {
+		// The API keeps whole seconds, of which the last counts too.
+		p.keepOff = &metav1.Time{Time: time.Now().Add(after + time.Second).Truncate(time.Second)}
+	}
 }
 
 // pause ends the pass for the moment.

@@ -160,14 +160,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.
 		return reconcile.Result{}, nil // nothing to attach, nothing to remove
 	}
 	p := r.newPass(ref, record)
-	if p.failure = r.holds.of(ref); p.failure != nil {
+	if p.failure = p.held(); p.failure != nil {
 		return p.result(ctx, p.failure) // new pods are told; ARM is left alone
 	}
 	if err := p.converge(ctx); err != nil {
 		r.views.forget(ref)
 		return p.result(ctx, err)
 	}
-	r.holds.set(ref, p.failure)
+	p.hold()
 	p.remember()
 	return p.result(ctx, p.failure)
 }
@@ -186,6 +186,7 @@ type pass struct {
 	operation   *v1.ARMOperation
 	underway    bool // a patch is about to be sent
 	wait        bool
+	keepOff     *metav1.Time  // until when ARM asked to wait
 	paused      time.Duration // when to come back, since a pause has not ended
 	busy        bool          // ARM has said that somebody else's operation runs
 	inUse       bool          // pods need identities of it, or some of it are ours
@@ -322,7 +323,7 @@ func (p *pass) say(ctx context.Context) error {
 	}
 	outcome := report.Outcome{
 		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
-		Underway: p.underway, Operation: p.operation,
+		Underway: p.underway, Operation: p.operation, RetryAfter: p.keepOff,
 	}
 	if p.seen != nil {
 		snapshot, err := p.snapshot(ctx, assignments)

@@ -15,10 +15,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
@@ -68,11 +70,11 @@ func newWorld(t *testing.T) *world {
 			{Principal: micObject, Role: "Virtual Machine Contributor", Scope: group}, {Principal: micObject, Role: "Managed Identity Operator", Scope: group},
 		},
 	}
-	for i := range 8 {
+	for i := range 5 {
 		w.resources = append(w.resources, fmt.Sprintf("%s/providers/Microsoft.Compute/virtualMachineScaleSets/pool-%d", group, i))
 		doc.ScaleSets = append(doc.ScaleSets, model.ScaleSet{ID: w.resources[i]})
 	}
-	for i := range 4 {
+	for i := range 2 {
 		id := fmt.Sprintf("%s/providers/Microsoft.Compute/virtualMachines/vm-%d", group, i)
 		w.resources = append(w.resources, id)
 		doc.VirtualMachines = append(doc.VirtualMachines, model.VirtualMachine{ID: id})
@@ -111,7 +113,11 @@ func (w *world) startKube(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	builder := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1.AzureIdentityAttachment{})
+	builder := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1.AzureIdentityAttachment{}).
+		WithInterceptorFuncs(interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			object.SetUID(uuid.NewUUID()) // as the API server does
+			return c.Create(ctx, object, options...)
+		}})
 	if err := kube.AddIndexes(t.Context(), indexer{builder}); err != nil {
 		t.Fatal(err)
 	}

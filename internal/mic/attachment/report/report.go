@@ -51,6 +51,8 @@ type Outcome struct {
 	Underway bool
 	// Operation is the last change asked for; nil leaves the one reported.
 	Operation *v1.ARMOperation
+	// RetryAfter is until when ARM has asked to wait; nil if it has not.
+	RetryAfter *metav1.Time
 }
 
 // Reporter writes what an Outcome says.
@@ -187,7 +189,7 @@ func (r *Reporter) record(ctx context.Context, o Outcome) error {
 	}
 	updated := o.Record.DeepCopy()
 	status := &updated.Status
-	status.ObservedGeneration = updated.Generation
+	status.ObservedGeneration, status.RetryAfter = updated.Generation, o.RetryAfter
 	if o.Seen != nil {
 		status.Present = texts(presentOf(*o.Seen))
 		status.Pending = texts(o.Pending)
