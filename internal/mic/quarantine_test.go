@@ -41,7 +41,7 @@ func (s *scene) crowd(t *testing.T, n int, bad ...string) (names []string) {
 // them after each event would keep the API server busy.
 func (s *scene) follow(t *testing.T, pod *corev1.Pod, what string, ok func([]v1.AzureAssignedIdentity) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
 	defer cancel()
 	seen := map[string]v1.AzureAssignedIdentity{}
 	for {
@@ -153,7 +153,7 @@ func TestCrowd(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := w.scene(t, "crowd-"+test.name, scaleSets)
 			s.crowd(t, 200, bad...)
-			options := s.options(t, "--quarantine-min=10m", "--quarantine-max=10m")
+			options := s.options(t, "--quarantine-min=10m", "--quarantine-max=10m", "--leader-election-duration=60s")
 			if test.unnamed {
 				options.Transport = &rewriter{Transporter: options.Transport, rewrite: unnamed}
 			}

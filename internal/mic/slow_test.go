@@ -19,7 +19,7 @@ func TestSlowResources(t *testing.T) {
 	s := w.scene(t, "slow", virtualMachines)
 	s.identity(t, "demo")
 	s.identity(t, "late")
-	options := s.options(t)
+	options := s.options(t, "--leader-election-duration=60s")
 	const slow = 40
 	var places []*scene
 	held := make(chan string, slow)
