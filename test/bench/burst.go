@@ -68,7 +68,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 		atMost("until all are Assigned, beyond ARM's own time", "over 800 s", beyond.Seconds(), 60, "s"),
 		shown("until the API server had all pods", "", seconds(created)),
 		shown("MIC's CPU", "", seconds(spent.cpu)),
-		shown("writes to the API server", "3 per pod", fmt.Sprintf("%.1f per pod, %d refused", float64(spent.writes.total())/burstPods, spent.writes.refused())),
+		shown("writes to the API server", "3 per pod", fmt.Sprintf("%.1f per pod, %s", float64(spent.writes.total())/burstPods, spent.writes.refused())),
 	}
 	idle, err := w.idle(ctx)
 	return append(rows, idle...), err
@@ -128,7 +128,7 @@ func (w *world) idle(ctx context.Context) ([]row, error) {
 			return nil, err
 		}
 	}
-	if err := pause(ctx, 5*time.Second); err != nil { // asking MIC whether it is done would cost it more than the events
+	if err := pause(ctx, 3*time.Second); err != nil { // asking MIC whether it is done would cost it more than the events
 		return nil, err
 	}
 	spent, err := used()

@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -111,23 +115,33 @@ func (c *cluster) kubeconfig(ctx context.Context) (string, error) {
 	return file, nil
 }
 
-// writes counts requests that are no reads, by verb and resource; those that the
-// API server refused count, and are counted under "refused" once more.
+// writes counts requests that are no reads, by verb, resource and, where the API
+// server refused them, its status code.
 type writes map[string]int
 
-const refusedKey = "refused"
+const refusal = ": "
 
 func (w writes) total() int {
 	sum := 0
-	for key, n := range w {
-		if key != refusedKey {
-			sum += n
-		}
+	for _, n := range w {
+		sum += n
 	}
 	return sum
 }
 
-func (w writes) refused() int { return w[refusedKey] }
+// refused tells the refused ones.
+func (w writes) refused() string {
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(w)) {
+		if strings.Contains(key, refusal) {
+			out = append(out, fmt.Sprintf("%d × %s", w[key], key))
+		}
+	}
+	if len(out) == 0 {
+		return "none refused"
+	}
+	return "refused: " + strings.Join(out, ", ")
+}
 
 // add counts the whole lines of an audit log and returns how long they are. The
 // renewals of a Lease do not count.
@@ -155,10 +169,10 @@ func (w writes) add(log []byte, user string) (read int) {
 		if event.ObjectRef.Subresource != "" {
 			key += "/" + event.ObjectRef.Subresource
 		}
-		w[key]++
 		if event.Status.Code >= 400 {
-			w[refusedKey]++
+			key += refusal + strconv.Itoa(event.Status.Code)
 		}
+		w[key]++
 	}
 }
 

@@ -115,7 +115,7 @@ func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]r
 	return []row{
 		shown("first start: until all are Assigned, with ARM's time", "", seconds(took)),
 		shown("first start: PATCHes for one scale set, at the most", "", fmt.Sprint(most(w.azure.patches()))),
-		shown("first start: writes to the API server", "", fmt.Sprintf("%d, %d refused", written.total(), written.refused())),
+		shown("first start: writes to the API server", "", fmt.Sprintf("%d, %s", written.total(), written.refused())),
 		shown("first start: MIC's CPU", "", seconds(cpu)),
 		atMost("first start: peak memory (RSS)", "", peak, 600, "MiB"),
 	}, w.mic.stop()
