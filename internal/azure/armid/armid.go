@@ -35,11 +35,10 @@ var ErrInvalid = errors.New("invalid ARM resource ID")
 // or after it. An unreplaced placeholder of a tutorial (`<name>`, `{name}`,
 // `...`) is refused with words that say so.
 func Parse(s string) (ID, error) {
-	segments, err := split(s)
-	if err != nil {
+	if err := check(s); err != nil {
 		return ID{}, fmt.Errorf("%w: %q %w", ErrInvalid, s, err)
 	}
-	return ID{folded: "/" + strings.ToLower(strings.Join(segments, "/"))}, nil
+	return ID{folded: strings.ToLower(strings.TrimSuffix(s, "/"))}, nil
 }
 
 // ParseUserAssigned is [Parse] for an ID that must name a user-assigned managed
@@ -56,36 +55,44 @@ func ParseUserAssigned(s string) (ID, error) {
 	return id, nil
 }
 
-func split(s string) ([]string, error) {
+// check makes no copy of what is right: the controller reads IDs by the thousand.
+func check(s string) error {
 	if s == "" {
-		return nil, errors.New("is empty")
+		return errors.New("is empty")
 	}
 	if p := Placeholder(s); p != "" {
-		return nil, fmt.Errorf("still holds the placeholder %q: put the real value in its place", p)
+		return fmt.Errorf("still holds the placeholder %q: put the real value in its place", p)
 	}
 	if !strings.HasPrefix(s, "/") {
-		return nil, errors.New("must begin with /subscriptions/")
+		return errors.New("must begin with /subscriptions/")
 	}
-	segments := strings.Split(strings.TrimSuffix(s[1:], "/"), "/")
-	for _, segment := range segments {
+	n, shaped := 0, true
+	for segment := range strings.SplitSeq(strings.TrimSuffix(s[1:], "/"), "/") {
 		if !validSegment(segment) {
-			return nil, fmt.Errorf("has the segment %q: segments hold letters, digits and . _ - ( )", segment)
+			return fmt.Errorf("has the segment %q: segments hold letters, digits and . _ - ( )", segment)
 		}
-	}
-	return segments, shape(segments)
-}
-
-func shape(segments []string) error {
-	const form = "must read /subscriptions/…/resourceGroups/…/providers/NAMESPACE/TYPE/NAME"
-	if len(segments) < 8 || len(segments)%2 != 0 {
-		return errors.New(form)
-	}
-	for i, want := range map[int]string{0: "subscriptions", 2: "resourceGroups", 4: "providers"} {
-		if !strings.EqualFold(segments[i], want) {
-			return errors.New(form)
+		if want := fixed(n); want != "" && !strings.EqualFold(segment, want) {
+			shaped = false
 		}
+		n++
+	}
+	if !shaped || n < 8 || n%2 != 0 {
+		return errors.New("must read /subscriptions/…/resourceGroups/…/providers/NAMESPACE/TYPE/NAME")
 	}
 	return nil
+}
+
+// fixed is the word that must stand at a place, or "".
+func fixed(place int) string {
+	switch place {
+	case 0:
+		return "subscriptions"
+	case 2:
+		return "resourceGroups"
+	case 4:
+		return "providers"
+	}
+	return ""
 }
 
 // validSegment holds the characters that ARM allows in a subscription,
@@ -147,9 +154,16 @@ func (id ID) Type() string {
 	if id.IsZero() {
 		return ""
 	}
-	segments := id.segments()
-	parts := []string{segments[5]}
-	for i := 6; i < len(segments); i += 2 {
+	resource := id.folded[1:]
+	for range 5 { // /subscriptions/S/resourceGroups/G/providers
+		_, resource, _ = strings.Cut(resource, "/")
+	}
+	if strings.Count(resource, "/") == 2 { // of one part only
+		return resource[:strings.LastIndexByte(resource, '/')]
+	}
+	segments := strings.Split(resource, "/")
+	parts := segments[:1]
+	for i := 1; i < len(segments); i += 2 {
 		parts = append(parts, segments[i])
 	}
 	return strings.Join(parts, "/")

@@ -69,6 +69,20 @@ func TestParseUserAssigned(t *testing.T) {
 	}
 }
 
+// TestType: names that read like the words between them change nothing.
+func TestType(t *testing.T) {
+	for text, want := range map[string]string{
+		"/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm":                 "microsoft.compute/virtualmachines",
+		"/subscriptions/providers/resourceGroups/providers/providers/Microsoft.Compute/virtualMachines/vm": "microsoft.compute/virtualmachines",
+		"/subscriptions/s/resourceGroups/g/providers/N/a/1/b/2/c/3":                                        "n/a/b/c",
+	} {
+		id, err := armid.Parse(text)
+		if err != nil || id.Type() != want {
+			t.Errorf("%s: got %q, %v, want %q", text, id.Type(), err, want)
+		}
+	}
+}
+
 func TestParts(t *testing.T) {
 	id, err := armid.Parse("/subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/Pool/virtualMachines/7")
 	if err != nil {

@@ -49,12 +49,14 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		c.Watch(source.Kind(cache, &v1.AzureIdentity{}, kube.Touched(r.podsOfIdentity), identityChanged())),
 		c.Watch(source.Kind(cache, &v1.AzureIdentityBinding{}, kube.Touched(r.podsOfBinding), predicate.TypedGenerationChangedPredicate[*v1.AzureIdentityBinding]{})),
 		// Somebody edits or deletes an assignment, or it has no pod any more.
-		c.Watch(source.Kind(cache, &v1.AzureAssignedIdentity{}, kube.Touched(podOfAssignment), assignmentChanged())),
+		c.Watch(source.Kind(cache, &v1.AzureAssignedIdentity{}, kube.Touched(r.podOfAssignment), assignmentChanged())),
 	)
 }
 
-func podOfAssignment(_ context.Context, a *v1.AzureAssignedIdentity) []reconcile.Request {
-	return []reconcile.Request{kube.Request(kube.PodOf(a))}
+func (r *Reconciler) podOfAssignment(_ context.Context, a *v1.AzureAssignedIdentity) []reconcile.Request {
+	pod := kube.PodOf(a)
+	r.pending.shown(pod, a)
+	return []reconcile.Request{kube.Request(pod)}
 }
 
 func (r *Reconciler) podsOfBinding(ctx context.Context, b *v1.AzureIdentityBinding) []reconcile.Request {

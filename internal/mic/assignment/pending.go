@@ -12,8 +12,9 @@ import (
 )
 
 // patience is how long the cache may take to show a write. After that the write
-// counts as seen: somebody else undid it before it was shown.
-const patience = 5 * time.Second
+// counts as shown. It is the last resort: a cache that is this late is cut off
+// from the API server, and what is written meanwhile fails or is written twice.
+const patience = time.Minute
 
 // pending are the writes that the cache has not shown yet, by pod. Who decided
 // by such a cache would write the same again. It is kept for each pod, so that
@@ -53,6 +54,24 @@ func (p *pending) note(pod, object identity.Key, w write) {
 	p.writes[pod][object] = w
 }
 
+// shown takes in that an event shows the object, at its end or before: also one
+// that somebody else took away before anybody looked for it in the cache.
+func (p *pending) shown(pod identity.Key, object *v1.AzureAssignedIdentity) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	writes, key := p.writes[pod], objectKey(object)
+	if w, ok := writes[key]; ok && w.version != "" && w.seen(object) {
+		p.drop(pod, key)
+	}
+}
+
+func (p *pending) drop(pod, object identity.Key) {
+	delete(p.writes[pod], object)
+	if len(p.writes[pod]) == 0 {
+		delete(p.writes, pod)
+	}
+}
+
 // wait returns how long at most to wait until the cache, which holds these
 // assignments of the pod, has shown every write to them; zero is now. The event
 // that shows the last one comes sooner.
@@ -63,20 +82,17 @@ func (p *pending) wait(pod identity.Key, cached []*v1.AzureAssignedIdentity, now
 	if len(writes) == 0 {
 		return 0
 	}
-	shown := map[identity.Key]*v1.AzureAssignedIdentity{}
+	there := map[identity.Key]*v1.AzureAssignedIdentity{}
 	for _, object := range cached {
-		shown[objectKey(object)] = object
+		there[objectKey(object)] = object
 	}
 	var left time.Duration
 	for key, w := range writes {
-		if w.seen(shown[key]) || !now.Before(w.until) {
-			delete(writes, key)
+		if w.seen(there[key]) || !now.Before(w.until) {
+			p.drop(pod, key)
 			continue
 		}
 		left = max(left, w.until.Sub(now))
-	}
-	if len(writes) == 0 {
-		delete(p.writes, pod)
 	}
 	return left
 }

@@ -38,6 +38,17 @@ func TestPending(t *testing.T) {
 		"somebody's finalizer holds what is deleted":    {note: func(p *pending) { p.deleted(pod, object("u", "10"), start) }, cached: deleting},
 		"somebody undid it before the cache showed it":  {note: func(p *pending) { p.wrote(pod, object("u", "10"), start) }, after: patience},
 		"a deletion takes the place of an older create": {note: func(p *pending) { p.wrote(pod, object("u", "10"), start); p.deleted(pod, object("u", "10"), start) }},
+		"an event showed a write that is undone since":  {note: func(p *pending) { p.wrote(pod, object("u", "10"), start); p.shown(pod, object("u", "12")) }},
+		"an event of before the write": {
+			note: func(p *pending) { p.wrote(pod, object("u", "10"), start); p.shown(pod, object("u", "9")) }, want: patience,
+		},
+		"an event of before a deletion": {
+			note:   func(p *pending) { p.deleted(pod, object("u", "10"), start); p.shown(pod, object("u", "10")) },
+			cached: object("u", "10"), want: patience,
+		},
+		"an event of another pod's": {
+			note: func(p *pending) { p.wrote(pod, object("u", "10"), start); p.shown(other, object("u", "12")) }, want: patience,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var p pending

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+// sizes are the numbers of the large scene.
+type sizes struct {
+	scaleSets, nodes, identities, labelled, others, teams, events int
+}
+
+func (o options) sizes() sizes {
+	part := func(n int) int { return max(1, int(float64(n)*o.scale)) }
+	s := sizes{scaleSets: 20, identities: 500, teams: 50}
+	s.nodes, s.labelled, s.others, s.events = 20*part(250), 500*part(40), part(80_000), part(1000)
+	return s
+}
+
+// Identity i is used on one scale set, and by one team. So are its pods.
+func (s sizes) team(i int) string { return fmt.Sprintf("team-%02d", i%s.teams) }
+
+func (s sizes) pod(i int) client.Object {
+	id := i % s.identities
+	onSet := s.nodes / s.scaleSets
+	node := id%s.scaleSets + s.scaleSets*((i/s.identities)%onSet)
+	return newPod(s.team(id), fmt.Sprintf("app-%06d", i), nodeName(node), selector(id))
+}
+
+func (s sizes) other(i int) client.Object {
+	return newPod(s.team(i), fmt.Sprintf("other-%06d", i), nodeName(i%s.nodes), "")
+}
+
+// large starts MIC in a cluster of 5,000 nodes and 100,000 pods, first with
+// everything to do, then with nothing, and then makes pods come and go.
+func large(ctx context.Context, w *world) ([]row, error) {
+	s := w.options.sizes()
+	if err := w.furnishLarge(ctx, s); err != nil {
+		return nil, err
+	}
+	seen, stop, err := w.follow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	rows := []row{title("(c) %d nodes, %d pods (%d labelled), %d identities, %d scale sets", s.nodes, s.labelled+s.others, s.labelled, s.identities, s.scaleSets)}
+	for _, part := range []func(context.Context, sizes, *assignments) ([]row, error){w.firstStart, w.restart, w.podEvents} {
+		got, err := part(ctx, s, seen)
+		rows = append(rows, got...)
+		if err != nil {
+			return rows, err
+		}
+	}
+	return rows, nil
+}
+
+func (w *world) furnishLarge(ctx context.Context, s sizes) error {
+	say("large: %d nodes, %d identities", s.nodes, s.identities)
+	if err := w.azure.furnish(s.scaleSets, s.identities); err != nil {
+		return err
+	}
+	if err := each(ctx, s.teams, func(ctx context.Context, i int) error { return w.namespace(ctx, s.team(i)) }); err != nil {
+		return err
+	}
+	if err := w.nodes(ctx, s.scaleSets, s.nodes/s.scaleSets); err != nil {
+		return err
+	}
+	if err := each(ctx, s.identities, func(ctx context.Context, i int) error {
+		return w.identity(ctx, client.ObjectKey{Namespace: s.team(i), Name: identityName(i)}, i, selector(i))
+	}); err != nil {
+		return err
+	}
+	say("large: %d pods without the label", s.others)
+	if err := w.create(ctx, s.others, s.other); err != nil {
+		return err
+	}
+	say("large: %d pods with the label", s.labelled)
+	return w.create(ctx, s.labelled, s.pod)
+}
+
+// firstStart has 20,000 assignments to make.
+func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]row, error) {
+	say("large: MIC starts for the first time")
+	begun := time.Now()
+	if _, err := w.startMIC(ctx); err != nil {
+		return nil, err
+	}
+	if err := seen.await(ctx, s.labelled); err != nil {
+		return nil, err
+	}
+	took := time.Since(begun)
+	if err := w.quiet(ctx, 5*time.Second); err != nil {
+		return nil, err
+	}
+	peak, err := w.mic.memory("VmHWM")
+	if err != nil {
+		return nil, err
+	}
+	cpu, err := w.mic.cpu()
+	if err != nil {
+		return nil, err
+	}
+	written, err := w.cluster.written()
+	if err != nil {
+		return nil, err
+	}
+	return []row{
+		shown("first start: until all are Assigned, with ARM's time", "", seconds(took)),
+		shown("first start: PATCHes for one scale set, at the most", "", fmt.Sprint(most(w.azure.patches()))),
+		shown("first start: writes to the API server", "", fmt.Sprintf("%d, %s", written.total(), written.refused())),
+		shown("first start: MIC's CPU", "", seconds(cpu)),
+		atMost("first start: peak memory (RSS)", "", peak, 600, "MiB"),
+	}, w.mic.stop()
+}
+
+// restart has nothing to do but to look.
+func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, error) {
+	say("large: MIC starts again")
+	if _, err := w.cluster.written(); err != nil {
+		return nil, err
+	}
+	begun := time.Now()
+	if _, err := w.startMIC(ctx); err != nil {
+		return nil, err
+	}
+	led := time.Since(begun)
+	const still = 3 * time.Second
+	if err := w.quiet(ctx, still); err != nil {
+		return nil, err
+	}
+	took := time.Since(begun) - still
+	peak, errPeak := w.mic.memory("VmHWM")
+	now, errNow := w.mic.memory("VmRSS")
+	for _, err := range []error{errPeak, errNow} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	cpu, err := w.mic.cpu()
+	if err != nil {
+		return nil, err
+	}
+	written, err := w.cluster.written()
+	if err != nil {
+		return nil, err
+	}
+	return []row{
+		shown("restart: until it leads", "", seconds(led)),
+		shown("restart: until it has looked at everything", "", seconds(took)),
+		exactly("restart: writes to the API server", "", written.total(), 0),
+		shown("restart: MIC's CPU", "", seconds(cpu)),
+		atMost("restart: peak memory (RSS)", "", peak, 600, "MiB"),
+		shown("restart: memory (RSS) at rest", "", figure(now, "MiB")),
+	}, nil
+}
+
+// podEvents makes pods change, come and go whose identities are there already.
+func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]row, error) {
+	say("large: %d pods change, come and go", s.events)
+	used := w.meter()
+	if err := w.annotate(ctx, s.events, func(i int) client.Object {
+		pod := s.pod(i)
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.GetNamespace(), Name: pod.GetName()}}
+	}); err != nil {
+		return nil, err
+	}
+	if err := pause(ctx, 2*time.Second); err != nil {
+		return nil, err
+	}
+	changes, err := used()
+	if err != nil {
+		return nil, err
+	}
+	more := func(i int) client.Object { return s.pod(s.labelled + i) }
+	used = w.meter()
+	if err := w.create(ctx, s.events, more); err != nil {
+		return nil, err
+	}
+	if err := seen.await(ctx, s.labelled+s.events); err != nil {
+		return nil, err
+	}
+	if err := w.kill(ctx, s.events, more); err != nil {
+		return nil, err
+	}
+	if err := seen.await(ctx, s.labelled); err != nil {
+		return nil, err
+	}
+	if err := pause(ctx, 3*time.Second); err != nil {
+		return nil, err
+	}
+	spent, err := used()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.mic.stop(); err != nil {
+		return nil, err
+	}
+	one, err := w.writeCost(ctx)
+	if err != nil {
+		return nil, err
+	}
+	events, total := float64(2*s.events), spent.writes.total()
+	own := spent.cpu.Seconds() - float64(total)*one.Seconds()
+	return []row{
+		shown("a pod's change that means nothing: MIC's CPU", "", figure(changes.cpu.Seconds()*1000/float64(s.events), "ms")),
+		shown("a pod that comes or goes: MIC's CPU", "1,440 ms", figure(spent.cpu.Seconds()*1000/events, "ms")),
+		shown("  of that, its writes", "", figure(float64(total)*one.Seconds()*1000/events, "ms")),
+		atMost("a pod that comes or goes: MIC's CPU beyond its writes", "", own*1000/events, 1, "ms"),
+		shown("a pod that comes or goes: writes", "", figure(float64(total)/events, "")),
+	}, nil
+}
+
+// writeCost is the processor time that the same client spends on one write of an
+// assignment, measured on this process while MIC is stopped.
+func (w *world) writeCost(ctx context.Context) (time.Duration, error) {
+	var list v1.AzureAssignedIdentityList
+	if err := w.cluster.kube.List(ctx, &list, client.Limit(1)); err != nil || len(list.Items) == 0 {
+		return 0, fmt.Errorf("looking for an assignment: there are %d: %w", len(list.Items), err)
+	}
+	const n = 300
+	before, err := ownCPU()
+	if err != nil {
+		return 0, err
+	}
+	err = each(ctx, n, func(ctx context.Context, i int) error {
+		object := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("cost-%d", i)}, Spec: list.Items[0].Spec}
+		if err := w.cluster.kube.Create(ctx, object); err != nil {
+			return fmt.Errorf("creating an assignment: %w", err)
+		}
+		base := object.DeepCopy()
+		object.Status.Status = v1.AssignedIDAssigned
+		if err := w.cluster.kube.Patch(ctx, object, client.MergeFrom(base)); err != nil {
+			return fmt.Errorf("patching an assignment: %w", err)
+		}
+		if err := w.cluster.kube.Delete(ctx, object); err != nil {
+			return fmt.Errorf("deleting an assignment: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	after, err := ownCPU()
+	return (after - before) / (3 * n), err
+}
+
+func ownCPU() (time.Duration, error) {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0, fmt.Errorf("reading the processor time: %w", err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
+}

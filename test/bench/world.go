@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/env"
+)
+
+// world is what one scene plays in.
+type world struct {
+	options options
+	cluster *cluster
+	azure   *azure
+	mic     *mic
+	started int // how often MIC was
+	dir     string
+}
+
+func newWorld(ctx context.Context, o options, name string) (*world, error) {
+	dir := filepath.Join(o.keep, name)
+	if o.keep == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "bench-"+name+"-"); err != nil {
+			return nil, fmt.Errorf("making a folder: %w", err)
+		}
+	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the folder of --keep: %w", err)
+	}
+	w := &world{options: o, dir: dir}
+	var err error
+	if w.cluster, err = startCluster(ctx, dir); err == nil {
+		w.azure, err = startAzure(ctx, dir, o.arm)
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+func (w *world) close() error {
+	var failures []error
+	if w.mic != nil {
+		failures = append(failures, w.mic.stop())
+	}
+	if w.azure != nil {
+		failures = append(failures, w.azure.close())
+	}
+	if w.cluster != nil {
+		failures = append(failures, w.cluster.close())
+	}
+	if w.options.keep == "" {
+		failures = append(failures, os.RemoveAll(w.dir))
+	}
+	return errors.Join(failures...)
+}
+
+// say tells how far a scene is.
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s  %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}
+
+// atOnce is how many of the bench's own requests are in flight.
+const atOnce = 64
+
+// each calls do for every number below n, many at once.
+func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for i := range n {
+		group.Go(func() error { return do(ctx, i) })
+	}
+	return group.Wait()
+}
+
+// create makes n objects, many at once.
+func (w *world) create(ctx context.Context, n int, object func(i int) client.Object) error {
+	return each(ctx, n, func(ctx context.Context, i int) error {
+		o := object(i)
+		if err := w.cluster.kube.Create(ctx, o); err != nil {
+			return fmt.Errorf("creating %T %s: %w", o, client.ObjectKeyFromObject(o), err)
+		}
+		return nil
+	})
+}
+
+// annotate edits the metadata of n objects, many at once.
+func (w *world) annotate(ctx context.Context, n int, object func(i int) client.Object) error {
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"bench":"edited"}}}`))
+	return each(ctx, n, func(ctx context.Context, i int) error {
+		o := object(i)
+		if err := w.cluster.kube.Patch(ctx, o, patch); err != nil {
+			return fmt.Errorf("editing %T %s: %w", o, client.ObjectKeyFromObject(o), err)
+		}
+		return nil
+	})
+}
+
+// kill removes n pods as kubelets do.
+func (w *world) kill(ctx context.Context, n int, pod func(i int) client.Object) error {
+	return each(ctx, n, func(ctx context.Context, i int) error {
+		if err := w.cluster.kube.Delete(ctx, pod(i), client.GracePeriodSeconds(0)); err != nil {
+			return fmt.Errorf("deleting a pod: %w", err)
+		}
+		return nil
+	})
+}
+
+// assignments counts the AzureAssignedIdentities.
+type assignments struct {
+	mu       sync.Mutex
+	assigned map[string]bool // by name: whether its state is Assigned
+	ever     int             // how many were made
+	changed  chan struct{}   // buffered by one
+}
+
+// follow starts to count. The counting ends with stop, which frees its memory for
+// what is measured in this process.
+func (w *world) follow(ctx context.Context) (a *assignments, stop func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	bare := func(object any) (any, error) {
+		full, ok := object.(*v1.AzureAssignedIdentity)
+		if !ok {
+			return object, nil
+		}
+		return &v1.AzureAssignedIdentity{
+			ObjectMeta: metav1.ObjectMeta{Namespace: full.Namespace, Name: full.Name, UID: full.UID, ResourceVersion: full.ResourceVersion},
+			Status:     v1.AzureAssignedIdentityStatus{Status: full.Status.Status},
+		}, nil
+	}
+	c, err := cache.New(w.cluster.config, cache.Options{Scheme: env.Scheme(), DefaultTransform: bare})
+	if err != nil {
+		cancel()
+		return nil, nil, fmt.Errorf("preparing to count assignments: %w", err)
+	}
+	a = &assignments{assigned: map[string]bool{}, changed: make(chan struct{}, 1)}
+	ran := make(chan struct{})
+	go func() {
+		defer close(ran)
+		_ = c.Start(ctx) // its watches say what is wrong
+	}()
+	informer, err := c.GetInformer(ctx, &v1.AzureAssignedIdentity{})
+	if err == nil {
+		_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc: func(o any) { a.set(o, 1) }, UpdateFunc: func(_, o any) { a.set(o, 0) }, DeleteFunc: a.remove,
+		})
+	}
+	stop = func() { cancel(); <-ran }
+	if err != nil {
+		stop()
+		return nil, nil, fmt.Errorf("counting assignments: %w", err)
+	}
+	return a, stop, nil
+}
+
+func (a *assignments) set(object any, made int) {
+	if o, ok := object.(*v1.AzureAssignedIdentity); ok {
+		a.change(func() {
+			a.assigned[o.Namespace+"/"+o.Name] = o.Status.Status == v1.AssignedIDAssigned
+			a.ever += made
+		})
+	}
+}
+
+func (a *assignments) remove(object any) {
+	if key, err := toolscache.DeletionHandlingMetaNamespaceKeyFunc(object); err == nil {
+		a.change(func() { delete(a.assigned, key) })
+	}
+}
+
+func (a *assignments) change(do func()) {
+	a.mu.Lock()
+	do()
+	a.mu.Unlock()
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+// count returns how many there are, and how many of them are Assigned.
+func (a *assignments) count() (all, assigned int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, is := range a.assigned {
+		if is {
+			assigned++
+		}
+	}
+	return len(a.assigned), assigned
+}
+
+// made returns how many there are, and how many were ever made.
+func (a *assignments) made() (all, ever int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.assigned), a.ever
+}
+
+// await waits until there are exactly so many, all of them Assigned.
+func (a *assignments) await(ctx context.Context, want int) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	for {
+		all, assigned := a.count()
+		if all == want && assigned == want {
+			return nil
+		}
+		select {
+		case <-a.changed:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %d assignments: %d there, %d Assigned: %w", want, all, assigned, ctx.Err())
+		}
+	}
+}
+
+// nodes makes so many nodes for each of so many scale sets, as a cloud provider
+// and a kubelet fill them.
+func (w *world) nodes(ctx context.Context, scaleSets, each int) error {
+	return w.create(ctx, scaleSets*each, func(i int) client.Object {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i), Labels: map[string]string{}}}
+		node.Spec.ProviderID = fmt.Sprintf("azure://%s/virtualMachines/%d", scaleSetID(i%scaleSets), i/scaleSets)
+		for n := range 40 {
+			node.Status.Images = append(node.Status.Images, corev1.ContainerImage{
+				Names: []string{fmt.Sprintf("registry.example.com/team-%d/program@sha256:%064x", n, n), fmt.Sprintf("registry.example.com/team-%d/program:v1.%d", n, n)}, SizeBytes: 1 << 27,
+			})
+		}
+		return node
+	})
+}
+
+func nodeName(i int) string { return fmt.Sprintf("aks-pool-%05d", i) }
+
+// identity makes an AzureIdentity and its binding.
+func (w *world) identity(ctx context.Context, key client.ObjectKey, managed int, selector string) error {
+	meta := metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}
+	for _, object := range []client.Object{
+		&v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{ResourceID: managedID(managed), ClientID: clientID(managed)}},
+		&v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: key.Name, Selector: selector}},
+	} {
+		if err := w.cluster.kube.Create(ctx, object); err != nil {
+			return fmt.Errorf("creating %T %s: %w", object, key, err)
+		}
+	}
+	return nil
+}
+
+func (w *world) namespace(ctx context.Context, name string) error {
+	if err := w.cluster.kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+		return fmt.Errorf("creating namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+// newPod is a pod of a common size; an empty selector leaves the label out.
+func newPod(namespace, name, node, selector string) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{
+		"app.kubernetes.io/name": "program", "app.kubernetes.io/instance": namespace, "pod-template-hash": "5d5f8b7c9d",
+	}}, Spec: corev1.PodSpec{NodeName: node}}
+	if selector != "" {
+		pod.Labels[v1.PodLabel] = selector
+	}
+	container := corev1.Container{Name: "program", Image: "registry.example.com/team/program:v1"}
+	for n := range 10 {
+		container.Env = append(container.Env, corev1.EnvVar{Name: fmt.Sprintf("SETTING_%d", n), Value: "some value of the program's own"})
+	}
+	pod.Spec.Containers = []corev1.Container{container}
+	return pod
+}
