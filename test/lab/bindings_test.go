@@ -144,7 +144,7 @@ func TestDeletedObjects(t *testing.T) {
 			t.Parallel()
 			pod, identity := boundPod(t, namespace, name, test.node)
 			wantToken(t, pod, identity, "")
-			if err := lab.kube.Delete(t.Context(), test.deleted); err != nil {
+			if err := lab.Kube.Delete(t.Context(), test.deleted); err != nil {
 				t.Fatal(err)
 			}
 			awaitGone(t, of(pod))

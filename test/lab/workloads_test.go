@@ -52,7 +52,7 @@ func TestTwentyPods(t *testing.T) {
 	}
 
 	start = journalEnd(t)
-	if err := lab.kube.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(namespace), client.GracePeriodSeconds(0)); err != nil {
+	if err := lab.Kube.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(namespace), client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
 	awaitAttached(t, before)
@@ -75,7 +75,7 @@ func createTwenty(t *testing.T, namespace string) []*corev1.Pod {
 			{"anywhere", ""}, {"first", "node1"}, {"others", "node2"}, {"anywhere", ""}, {"others", "node3"},
 		}[i%5]
 		pod := newPod(namespace, fmt.Sprintf("pod-%02d", i), place.selector, place.node)
-		if err := lab.kube.Create(t.Context(), pod); err != nil {
+		if err := lab.Kube.Create(t.Context(), pod); err != nil {
 			t.Fatal(err)
 		}
 		pods = append(pods, pod)
@@ -161,7 +161,7 @@ func runJob(t *testing.T, template *corev1.Pod, name string) {
 			ObjectMeta: metav1.ObjectMeta{Labels: template.Labels}, Spec: template.Spec,
 		}},
 	}
-	if err := lab.kube.Create(t.Context(), job); err != nil {
+	if err := lab.Kube.Create(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
 	pod := await(t, &corev1.PodList{}, "job "+name+" ends", func(p *corev1.Pod) bool {
