@@ -139,12 +139,12 @@ func isReady(p *corev1.Pod) bool {
 	return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].Ready
 }
 
-// TestRulesFlushed: somebody with root on the node removes NMI's rules while NMI
-// runs. Until NMI hears of it and puts them back nothing holds a pod's packets,
-// for what would is in the same table: no program can close that window, it can
-// only be short. The promise is: the same rules again within a second, no matter
-// how they went, and silence from then on. The test says how long it took and
-// how many packets of a pod that sends one each millisecond came through.
+// TestRulesFlushed: somebody with root on the node removes rules of NMI's while
+// NMI runs. They stand in two tables, and either keeps pods out while the other
+// is away. Only when both go at once nothing holds a pod's packets until NMI
+// hears of it: no program can close that window, it can only be short. The same
+// rules are there again within a second, no matter how they went, and from then
+// on there is silence.
 func TestRulesFlushed(t *testing.T) {
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "asker")
@@ -153,33 +153,49 @@ func TestRulesFlushed(t *testing.T) {
 		t.Run(node, func(t *testing.T) {
 			_, inside, asking := runAsker(t, namespace, node, "asker", identity)
 			w := tapWire(t, node)
-			for _, how := range []string{"delete", "flush"} {
-				before := agentRules(t, node)
-				var took time.Duration
-				var sent int
-				asking.during(t, func() {
-					sent = probing(t, inside, func() {
-						start := time.Now()
-						onNode(t, node, "nft", how, "table", "ip", agentTable)
-						took = awaitRules(t, node, before, start)
-					})
-				})
-				packets, answered := w.forgive(t)
-				t.Logf("nft %s table: the rules were back %s after the command began; %d packets came through meanwhile, of %d datagrams and what the asker sent; Azure answered %d requests",
-					how, took.Round(time.Millisecond), packets, sent, answered)
-				probing(t, inside, func() { asking.wantToken(t) })
-				w.wantSilence(t)
+			for _, table := range agentTables() {
+				for _, how := range []string{"delete", "flush"} {
+					removeRules(t, node, inside, asking, how+" table ip "+table)
+					w.wantSilence(t)
+				}
 			}
+			removeRules(t, node, inside, asking, "delete table ip "+strings.Join(agentTables(), "; delete table ip "))
+			packets, answered := w.forgive(t)
+			t.Logf("both tables deleted at once: %d packets came through, and Azure answered %d requests", packets, answered)
+			probing(t, inside, func() { asking.wantToken(t) })
+			w.wantSilence(t)
 		})
 	}
 }
 
-// agentTable is NMI's nftables table.
-const agentTable = "aad-pod-identity"
+// removeRules runs a command of nft on a node, and waits for the rules, while a
+// pod asks for tokens and sends a datagram to the metadata address each
+// millisecond.
+func removeRules(t *testing.T, node string, inside *netns.NS, asking *asker, command string) {
+	t.Helper()
+	before := agentRules(t, node)
+	asking.during(t, func() {
+		var took time.Duration
+		sent := probing(t, inside, func() {
+			start := time.Now()
+			onNode(t, node, "nft", command)
+			took = awaitRules(t, node, before, start)
+		})
+		t.Logf("nft %s: the rules were back %s after the command began; the pod sent %d datagrams meanwhile", command, took.Round(time.Millisecond), sent)
+	})
+}
+
+// agentTables are NMI's nftables tables.
+func agentTables() []string { return []string{"aad-pod-identity", "aad-pod-identity-fence"} }
 
 func agentRules(t *testing.T, node string) string {
 	t.Helper()
-	return onNode(t, node, "nft", "--stateless", "list", "table", "ip", agentTable)
+	return onNode(t, node, listRules()...)
+}
+
+// listRules is a command of a node that prints all of NMI's rules, or fails.
+func listRules() []string {
+	return append([]string{"sh", "-c", `for t; do nft --stateless list table ip "$t" || exit; done`, "sh"}, agentTables()...)
 }
 
 // awaitRules asks for the rules, for ten seconds at most, until they are what
@@ -187,7 +203,7 @@ func agentRules(t *testing.T, node string) string {
 func awaitRules(t *testing.T, node, before string, start time.Time) time.Duration {
 	t.Helper()
 	for time.Since(start) < 10*time.Second {
-		now, err := inNode(t.Context(), node, "nft", "--stateless", "list", "table", "ip", agentTable)
+		now, err := inNode(t.Context(), node, listRules()...)
 		took := time.Since(start)
 		if err != nil || now != before { // no table is an error
 			continue
