@@ -65,7 +65,7 @@ e2e: root debian lab $(BIN)/helm ## Run the end-to-end scenarios on a lab; logs 
 	@hack/debian.sh node:nodejs npm
 	@echo "go test -tags e2e ./test/lab"
 	@bin/lab build
-	@go test -tags e2e -count=$(COUNT) -timeout 25m ./test/lab
+	@go test -tags e2e -count=$(COUNT) -parallel 8 -timeout 25m ./test/lab
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither root nor an API server.

@@ -111,15 +111,7 @@ func awaitAzure(t *testing.T, lacks func(attachments) string) {
 func quiet(t *testing.T) attachments {
 	t.Helper()
 	awaitGone(t, func(*v1.AzureAssignedIdentity) bool { return true })
-	var records v1.AzureIdentityAttachmentList
-	if err := lab.Kube.List(t.Context(), &records); err != nil {
-		t.Fatal(err)
-	}
-	for _, record := range records.Items {
-		await(t, &v1.AzureIdentityAttachmentList{}, record.Name+" owns nothing", func(a *v1.AzureIdentityAttachment) bool {
-			return a.Name == record.Name && len(a.Spec.Owned) == 0
-		})
-	}
+	awaitQuiet(t)
 	return attached(t)
 }
 

@@ -5,7 +5,6 @@ package lab_test
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,109 +136,6 @@ func awaitAgent(t *testing.T, node string, want func(*corev1.Pod) bool) *corev1.
 
 func isReady(p *corev1.Pod) bool {
 	return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].Ready
-}
-
-// TestRulesFlushed: somebody with root on the node removes rules of NMI's while
-// NMI runs. They stand in two tables, and either keeps pods out while the other
-// is away. Only when both go at once nothing holds a pod's packets until NMI
-// hears of it: no program can close that window, it can only be short. The same
-// rules are there again within a second, no matter how they went, and from then
-// on there is silence.
-func TestRulesFlushed(t *testing.T) {
-	namespace := newNamespace(t)
-	identity := newIdentity(t, namespace, "asker")
-	bind(t, namespace, "asker", identity)
-	for _, node := range disrupted() {
-		t.Run(node, func(t *testing.T) {
-			_, inside, asking := runAsker(t, namespace, node, "asker", identity)
-			w := tapWire(t, node)
-			for _, table := range agentTables() {
-				for _, how := range []string{"delete", "flush"} {
-					removeRules(t, node, inside, asking, how+" table ip "+table)
-					w.wantSilence(t)
-				}
-			}
-			removeRules(t, node, inside, asking, "delete table ip "+strings.Join(agentTables(), "; delete table ip "))
-			packets, answered := w.forgive(t)
-			t.Logf("both tables deleted at once: %d packets came through, and Azure answered %d requests", packets, answered)
-			probing(t, inside, func() { asking.wantToken(t) })
-			w.wantSilence(t)
-		})
-	}
-}
-
-// removeRules runs a command of nft on a node, and waits for the rules, while a
-// pod asks for tokens and sends a datagram to the metadata address each
-// millisecond.
-func removeRules(t *testing.T, node string, inside *netns.NS, asking *asker, command string) {
-	t.Helper()
-	before := agentRules(t, node)
-	asking.during(t, func() {
-		var took time.Duration
-		sent := probing(t, inside, func() {
-			start := time.Now()
-			onNode(t, node, "nft", command)
-			took = awaitRules(t, node, before, start)
-		})
-		t.Logf("nft %s: the rules were back %s after the command began; the pod sent %d datagrams meanwhile", command, took.Round(time.Millisecond), sent)
-	})
-}
-
-// agentTables are NMI's nftables tables.
-func agentTables() []string { return []string{"aad-pod-identity", "aad-pod-identity-fence"} }
-
-func agentRules(t *testing.T, node string) string {
-	t.Helper()
-	return onNode(t, node, listRules()...)
-}
-
-// listRules is a command of a node that prints all of NMI's rules, or fails.
-func listRules() []string {
-	return append([]string{"sh", "-c", `for t; do nft --stateless list table ip "$t" || exit; done`, "sh"}, agentTables()...)
-}
-
-// awaitRules asks for the rules, for ten seconds at most, until they are what
-// they were, and returns how long after start that was seen. It fails the test if that is more than a second after start.
-func awaitRules(t *testing.T, node, before string, start time.Time) time.Duration {
-	t.Helper()
-	for time.Since(start) < 10*time.Second {
-		now, err := inNode(t.Context(), node, listRules()...)
-		took := time.Since(start)
-		if err != nil || now != before { // no table is an error
-			continue
-		}
-		if took > time.Second {
-			t.Errorf("the rules came back after %s, want a second at most", took)
-		}
-		return took
-	}
-	t.Fatalf("the rules of %s did not come back; they are %s", node, agentRules(t, node))
-	return 0
-}
-
-// probing has a pod send a datagram to the metadata address each millisecond, for
-// 30 s at most, while f runs. It returns how many were sent: at least ten.
-func probing(t *testing.T, inside *netns.NS, f func()) int {
-	t.Helper()
-	conn, err := inside.DialContext(t.Context(), "udp4", netip.AddrPortFrom(metadataAddress(), 9).String())
-	must(t, err)
-	defer conn.Close()
-	ctx, stop := context.WithCancel(t.Context())
-	sent := make(chan int)
-	go func() {
-		pace := time.NewTicker(time.Millisecond)
-		defer pace.Stop()
-		n := 0
-		for ; n < 30_000 && (n < 10 || ctx.Err() == nil); n++ {
-			_, _ = conn.Write([]byte{0}) // a refusal is the answer to an earlier one
-			<-pace.C
-		}
-		sent <- n
-	}()
-	defer stop()
-	f()
-	stop()
-	return <-sent
 }
 
 // TestLeaderLost: MIC's leader goes while ARM has work of it in hand. Another

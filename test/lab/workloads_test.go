@@ -111,6 +111,7 @@ func onePerNodeAndIdentity(pods []*corev1.Pod) map[string]*corev1.Pod {
 // TestInitContainer: the token is there before the main container starts, with
 // an identity that is on no node yet.
 func TestInitContainer(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "init")
 	bind(t, namespace, "init", identity)
@@ -133,6 +134,7 @@ func TestInitContainer(t *testing.T) {
 // TestShortJob: a Job that asks for a token as soon as it runs, reads a secret
 // and ends at once. Its finished pod has the identity no more.
 func TestShortJob(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "job")
 	bind(t, namespace, "job", identity)
@@ -180,6 +182,7 @@ func runJob(t *testing.T, template *corev1.Pod, name string) {
 // metadata service, untouched: it may have the nodes' identity, and its own since
 // that is on the node.
 func TestHostNetworkPod(t *testing.T) {
+	t.Parallel()
 	namespace, nodes := newNamespace(t), nodesIdentity()
 	identity := newIdentity(t, namespace, "host")
 	bind(t, namespace, "host", identity)
