@@ -21,6 +21,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 const (
@@ -78,6 +79,7 @@ type azure struct {
 
 func start(t *testing.T, config azuresim.Config) *azure {
 	t.Helper()
+	config.SigningKey = simtest.SigningKey(t)
 	sim, err := azuresim.New(config)
 	if err != nil {
 		t.Fatal(err)
