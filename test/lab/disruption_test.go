@@ -49,7 +49,7 @@ func TestAgentAway(t *testing.T) {
 	for _, node := range disrupted() {
 		t.Run(node, func(t *testing.T) {
 			t.Parallel()
-			_, _, asking := runAsker(t, namespace, node, "asker", identity)
+			_, inside, asking := runAsker(t, namespace, node, "asker", identity)
 			w := tapWire(t, node)
 			for _, away := range []struct {
 				how  string
@@ -57,6 +57,7 @@ func TestAgentAway(t *testing.T) {
 			}{
 				{"killed, and killed again", killAgent},
 				{"its pod deleted", deleteAgent},
+				{"hung, its rules deleted by hand, and killed", func(t *testing.T, node string) { hangAgent(t, node, inside) }},
 			} {
 				t.Run(away.how, func(t *testing.T) {
 					asking.during(t, func() { away.take(t, node) })
@@ -99,6 +100,28 @@ func killAgent(t *testing.T, node string) {
 		awaitAgent(t, node, func(p *corev1.Pod) bool {
 			return p.UID == pod.UID && p.Status.ContainerStatuses[0].RestartCount > restarts
 		})
+	}
+}
+
+// hangAgent stops NMI on a node and deletes one table of its rules, which nobody
+// puts back while a pod sends; then NMI is killed, and Kubernetes starts it again.
+func hangAgent(t *testing.T, node string, inside *netns.NS) {
+	for _, table := range agentTables() {
+		before := agentRules(t, node)
+		pod := awaitAgent(t, node, func(*corev1.Pod) bool { return true })
+		restarts := pod.Status.ContainerStatuses[0].RestartCount
+		process := contained(t, pod, "nmi")
+		kill(t, node, "STOP", process)
+		onNode(t, node, "nft", "delete table ip "+table)
+		probing(t, inside, func() {})
+		if out, err := inNode(t.Context(), node, listRules()...); err == nil {
+			t.Errorf("the rules are there though NMI was stopped: %s", out)
+		}
+		kill(t, node, "KILL", process)
+		awaitAgent(t, node, func(p *corev1.Pod) bool {
+			return p.UID == pod.UID && p.Status.ContainerStatuses[0].RestartCount > restarts
+		})
+		awaitRules(t, node, before)
 	}
 }
 
