@@ -91,9 +91,9 @@ func TestAgentRolled(t *testing.T) {
 	}
 }
 
-// killAgent kills NMI on a node, which Kubernetes starts again, three times.
+// killAgent kills NMI on a node, which Kubernetes starts again, twice.
 func killAgent(t *testing.T, node string) {
-	for range 3 {
+	for range 2 {
 		pod := awaitAgent(t, node, func(*corev1.Pod) bool { return true })
 		restarts := pod.Status.ContainerStatuses[0].RestartCount
 		kill(t, node, "KILL", contained(t, pod, "nmi"))
