@@ -24,7 +24,7 @@ demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kube
 	@go run ./test/demo
 
 .PHONY: test
-test: root debian vet lint generated test-all ## Run the checks and tests: vet, lint, unit, API server, network namespaces, the quick end to end.
+test: root debian vet lint generated test-all test-lab e2e ## Run all checks and tests: vet, lint, unit, API server, network namespaces, the lab, end to end.
 
 .PHONY: lab
 lab: ## Build bin/lab, which runs a real Kubernetes without Docker (bin/lab --help).
@@ -57,16 +57,16 @@ test-all: build assets $(BIN)/helm ## Run all Go tests, with the race detector.
 
 .PHONY: test-lab
 test-lab: root debian lab ## Run the tests of the lab itself.
-	@echo "go test -race ./... (lab)"
 	@bin/lab build
+	@echo "go test -race ./... (lab)"
 	@cd lab && go test -race -count=$(COUNT) -timeout 12m ./...
 
 .PHONY: e2e
 e2e: root debian lab $(BIN)/helm ## Run the end-to-end scenarios on a lab; logs and the simulator's journal are kept on failure.
 	@hack/debian.sh node:nodejs npm
-	@echo "go test -tags e2e ./test/lab"
 	@bin/lab build
-	@go test -tags e2e -count=$(COUNT) -timeout 25m ./test/lab
+	@echo "go test -tags e2e ./test/lab"
+	@go test -tags e2e -v -count=$(COUNT) -parallel 8 -timeout 25m ./test/lab
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need neither root nor an API server.

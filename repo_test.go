@@ -249,6 +249,28 @@ func TestAPIImports(t *testing.T) {
 	}
 }
 
+// TestReasonsAreGiven: the closed set holds no Reason that no code gives.
+func TestReasonsAreGiven(t *testing.T) {
+	given := map[string]bool{}
+	for dir, p := range packages(t) {
+		for _, f := range p.files {
+			ast.Inspect(f.ast, func(n ast.Node) bool {
+				if used, ok := n.(*ast.SelectorExpr); ok && dir != "api/v1" {
+					given[used.Sel.Name] = true
+				}
+				return true
+			})
+		}
+	}
+	i := slices.IndexFunc(packages(t)["api/v1"].files, func(f file) bool { return f.path == "api/v1/reasons.go" })
+	ast.Inspect(packages(t)["api/v1"].files[i].ast, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.ValueSpec); ok && strings.HasPrefix(spec.Names[0].Name, "Reason") && !given[spec.Names[0].Name] {
+			t.Errorf("no code gives %s", spec.Names[0].Name)
+		}
+		return true
+	})
+}
+
 // TestModuleFile: no replace directives, so that others can require the module.
 func TestModuleFile(t *testing.T) {
 	text, err := os.ReadFile("go.mod")

@@ -27,13 +27,6 @@ const (
 	// ReasonNameConflict: another identity of the same name, in another
 	// namespace, has the pod's one assignment of that name.
 	ReasonNameConflict Reason = "NameConflict"
-	// ReasonPodFinished: the pod has succeeded or failed and needs no identity.
-	ReasonPodFinished Reason = "PodFinished"
-	// ReasonPodNotScheduled: the pod is not bound to a node yet.
-	ReasonPodNotScheduled Reason = "PodNotScheduled"
-	// ReasonHostNetwork: the pod shares its node's network, and so the node's
-	// identity.
-	ReasonHostNetwork Reason = "HostNetwork"
 )
 
 // The reasons of the controller.

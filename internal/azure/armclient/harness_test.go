@@ -2,8 +2,6 @@ package armclient_test
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -25,6 +23,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/throttle"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 const (
@@ -81,17 +80,10 @@ type azure struct {
 	ahead    atomic.Int64              // of the simulator's clock, in ns
 }
 
-// signingKey is shared by all simulators of the tests: making one is slow.
-var signingKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
-
 func start(t *testing.T, config azuresim.Config) *azure {
 	t.Helper()
-	key, err := signingKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.SigningKey = key
 	a := &azure{}
+	config.SigningKey = simtest.SigningKey(t)
 	config.Clock = func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) }
 	sim, err := azuresim.New(config)
 	if err != nil {
