@@ -269,7 +269,7 @@ func (r *runner) handler(ctx context.Context) (*server.Server, error) {
 	}
 	transport := imds.NewTransport()
 	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
-	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals.source}
+	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals}
 	return server.New(server.Options{
 		Agent: &agent{
 			node: r.config.node, managed: r.config.managed,
@@ -278,7 +278,7 @@ func (r *runner) handler(ctx context.Context) (*server.Server, error) {
 			tokens: tokensource.NewCache(source, tokensource.CacheOptions{
 				Timeout: upstreamTime, Observe: func(result tokensource.Result) { r.metrics.Cached(string(result)) },
 			}),
-			credentials: principals.store, warnings: events, wait: r.config.wait,
+			credentials: principals, warnings: events, wait: r.config.wait,
 		},
 		Upstream: r.config.upstream, Transport: transport,
 		NoMetadataHeader:      !r.options.MetadataHeader,
