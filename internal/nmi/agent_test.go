@@ -276,11 +276,7 @@ func testLegacy(t *testing.T, c *cluster) {
 
 func (c *cluster) exceptedPod(ns, address string) {
 	c.t.Helper()
-	pod := c.pod(ns, "excepted", "", address)
-	pod.Labels = map[string]string{"except": "ME"}
-	if err := c.client.Update(c.t.Context(), pod); err != nil {
-		c.t.Fatal(err)
-	}
+	c.podWith(metav1.ObjectMeta{Namespace: ns, Name: "excepted", Labels: map[string]string{"except": "ME"}}, address)
 }
 
 func testException(t *testing.T, c *cluster) {

@@ -108,12 +108,18 @@ func (c *cluster) namespace(name string) string {
 // address it is pending.
 func (c *cluster) pod(namespace, name, label, address string) *corev1.Pod {
 	c.t.Helper()
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
-		Spec:       corev1.PodSpec{NodeName: nodeName, ServiceAccountName: "app", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-	}
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 	if label != "" {
-		pod.Labels = map[string]string{v1.PodLabel: label}
+		meta.Labels = map[string]string{v1.PodLabel: label}
+	}
+	return c.podWith(meta, address)
+}
+
+func (c *cluster) podWith(meta metav1.ObjectMeta, address string) *corev1.Pod {
+	c.t.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: meta,
+		Spec:       corev1.PodSpec{NodeName: nodeName, ServiceAccountName: "app", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 	}
 	c.apply(pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending}
