@@ -132,6 +132,27 @@ func (c *cluster) podWith(meta metav1.ObjectMeta, address string) *corev1.Pod {
 	return pod
 }
 
+// events watches a namespace's Events; what it returns waits for the next one.
+func (c *cluster) events(namespace string) func() *corev1.Event {
+	c.t.Helper()
+	watcher, err := client.NewWithWatch(c.config, client.Options{Scheme: c.client.Scheme()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	events, err := watcher.Watch(c.t.Context(), &corev1.EventList{}, client.InNamespace(namespace))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(events.Stop)
+	return func() *corev1.Event {
+		event, ok := (<-events.ResultChan()).Object.(*corev1.Event)
+		if !ok {
+			c.t.Fatal("the watch of events broke")
+		}
+		return event
+	}
+}
+
 func azureIdentity(namespace string, n int) *v1.AzureIdentity {
 	name := fmt.Sprint("id-", n)
 	return &v1.AzureIdentity{
