@@ -98,6 +98,10 @@ func write(w http.ResponseWriter, body []byte) {
 	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no token
 }
 
+func methodServed(method string, writes bool) bool {
+	return method == http.MethodGet || method == http.MethodPost && writes
+}
+
 // target is a path that is no token route.
 type target struct {
 	kind route
@@ -119,7 +123,7 @@ func (s *Server) other(w http.ResponseWriter, r *http.Request, to target, record
 		return refused
 	case err != nil:
 		return err
-	case r.Method != http.MethodGet && (r.Method != http.MethodPost || to.kind == instance || !excepted):
+	case !methodServed(r.Method, excepted && to.kind != instance):
 		return notAllowed(r.Method)
 	}
 	record.Reason = v1.ReasonForwarded
