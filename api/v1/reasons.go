@@ -109,8 +109,28 @@ const (
 	ReasonUpstreamRefused Reason = "UpstreamRefused"
 	// ReasonUpstreamThrottled: the metadata service or Entra asked to wait.
 	ReasonUpstreamThrottled Reason = "UpstreamThrottled"
+	// ReasonUpstreamUpdating: the metadata service is being updated and says when
+	// it is back: within 70 seconds.
+	ReasonUpstreamUpdating Reason = "UpstreamUpdating"
 	// ReasonUpstreamUnavailable: the metadata service or Entra is down.
 	ReasonUpstreamUnavailable Reason = "UpstreamUnavailable"
+	// ReasonSecretNotFound: the Secret that the identity names does not exist.
+	ReasonSecretNotFound Reason = "SecretNotFound"
+	// ReasonInvalidSecret: the Secret holds no credential of the identity's type.
+	ReasonInvalidSecret Reason = "InvalidSecret"
+	// ReasonSecretForbidden: the Secret is one that the agent does not use for
+	// this identity: of another namespace, a ServiceAccount's token, or one that
+	// it has no right to read.
+	ReasonSecretForbidden Reason = "SecretForbidden"
+	// ReasonCrossNamespaceSecret: a Secret of another namespace than the
+	// identity's was used, because the install allows it.
+	ReasonCrossNamespaceSecret Reason = "CrossNamespaceSecret"
+	// ReasonUndocumentedKey: the credential stands in the Secret under another
+	// key than the documented one.
+	ReasonUndocumentedKey Reason = "UndocumentedKey"
+	// ReasonAuthorityForbidden: the identity names an authority, or a tenant, to
+	// which this install gives no credential.
+	ReasonAuthorityForbidden Reason = "AuthorityForbidden"
 	// ReasonMethodNotAllowed: the path is served, but not for this HTTP method.
 	ReasonMethodNotAllowed Reason = "MethodNotAllowed"
 	// ReasonBlocked: this install keeps instance metadata from pods.

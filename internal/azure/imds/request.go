@@ -33,6 +33,8 @@ type TokenRequest struct {
 	ClientID, ObjectID string
 	// ResourceID comes from msi_res_id or mi_res_id.
 	ResourceID armid.ID
+	// BypassCache asks for a token that nobody has kept.
+	BypassCache bool
 }
 
 // Unspecified reports whether the caller asks for no identity in particular.
@@ -81,14 +83,14 @@ func saysTrue(values []string) bool {
 // ParseTokenQuery reads the query of a token request. Names compare without
 // case, and none may stand twice: of two values nobody could say which one
 // counts. Unknown names are left alone, api-version is optional, and an empty
-// value is an absent one. bypass_cache has no effect. Errors are
-// [*RequestError]s.
+// value is an absent one. Errors are [*RequestError]s.
 func ParseTokenQuery(rawQuery string) (TokenRequest, error) {
 	values, err := parseQuery(rawQuery)
 	if err != nil {
 		return TokenRequest{}, err
 	}
 	out := TokenRequest{Resource: values["resource"], ClientID: values["client_id"], ObjectID: values["object_id"]}
+	out.BypassCache = strings.EqualFold(values["bypass_cache"], "true")
 	switch {
 	case out.Resource == "":
 		return TokenRequest{}, refuse("Required query variable 'resource' is missing")
@@ -98,6 +100,45 @@ func ParseTokenQuery(rawQuery string) (TokenRequest, error) {
 	out.ResourceID, err = resourceID(values["msi_res_id"], values["mi_res_id"])
 	if err != nil {
 		return TokenRequest{}, err
+	}
+	return out, nil
+}
+
+// RebuildQuery writes a query anew, so that every reader of it finds the names
+// and values, in their order, that were understood here: each is unescaped and
+// escaped again. What cannot be understood is a [*RequestError].
+func RebuildQuery(rawQuery string) (string, error) {
+	var out strings.Builder
+	for part := range strings.SplitSeq(rawQuery, "&") {
+		if part == "" {
+			continue
+		}
+		name, value, valued := strings.Cut(part, "=")
+		name, err := unescape(name)
+		if err != nil {
+			return "", err
+		}
+		if value, err = unescape(value); err != nil {
+			return "", err
+		}
+		if out.Len() > 0 {
+			out.WriteByte('&')
+		}
+		out.WriteString(url.QueryEscape(name))
+		if valued {
+			out.WriteString("=" + url.QueryEscape(value))
+		}
+	}
+	return out.String(), nil
+}
+
+func unescape(s string) (string, error) {
+	if strings.Contains(s, ";") {
+		return "", refuse("Query string cannot be parsed: a semicolon must be escaped")
+	}
+	out, err := url.QueryUnescape(s)
+	if err != nil {
+		return "", refuse("Query string cannot be parsed: %v", err)
 	}
 	return out, nil
 }

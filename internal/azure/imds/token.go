@@ -94,6 +94,35 @@ func (t Token) AppendWire(dst []byte, now time.Time) []byte {
 	return append(dst, '}')
 }
 
+// Answer is what a request for tokens is answered with.
+type Answer struct {
+	// Token is of the identity's own tenant.
+	Token Token
+	// Auxiliary are those of further tenants, if the identity has any.
+	Auxiliary []Token
+}
+
+// AppendWire appends the token as the service answers it. With auxiliary tokens
+// it appends an array, the own tenant's first: the service itself knows no such
+// answer, and AAD Pod Identity gave it to identities with auxiliary tenants.
+func (a Answer) AppendWire(dst []byte, now time.Time) []byte {
+	if len(a.Auxiliary) == 0 {
+		return a.Token.AppendWire(dst, now)
+	}
+	dst = a.Token.AppendWire(append(dst, '['), now)
+	for _, token := range a.Auxiliary {
+		dst = token.AppendWire(append(dst, ','), now)
+	}
+	return append(dst, ']')
+}
+
+// AppendHostWire appends the answer of AAD Pod Identity's route for programs of
+// the node: the token of the identity's own tenant, and its client ID.
+func (a Answer) AppendHostWire(dst []byte, now time.Time) []byte {
+	dst = a.Token.AppendWire(append(dst, `{"token":`...), now)
+	return append(appendField(append(dst, ','), "clientid", a.Token.ClientID), '}')
+}
+
 func (t Token) extended() time.Time {
 	if t.ExtExpiresOn.IsZero() {
 		return t.ExpiresOn

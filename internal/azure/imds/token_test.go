@@ -174,3 +174,27 @@ func FuzzParseToken(f *testing.F) {
 		}
 	})
 }
+
+func TestAnswers(t *testing.T) {
+	token := func(value string) imds.Token {
+		return imds.NewToken(value, imds.Token{ClientID: "c", Resource: "r", Type: "Bearer", ExpiresOn: now.Add(time.Hour), NotBefore: now})
+	}
+	wire := func(value string) string { return string(token(value).AppendWire(nil, now)) }
+	one, three := imds.Answer{Token: token("a")}, imds.Answer{Token: token("a"), Auxiliary: []imds.Token{token("b"), token("c")}}
+	for name, test := range map[string]struct {
+		append func([]byte, time.Time) []byte
+		want   string
+	}{
+		"one":                   {one.AppendWire, wire("a")},
+		"several":               {three.AppendWire, "[" + wire("a") + "," + wire("b") + "," + wire("c") + "]"},
+		"one, for the node":     {one.AppendHostWire, `{"token":` + wire("a") + `,"clientid":"c"}`},
+		"several, for the node": {three.AppendHostWire, `{"token":` + wire("a") + `,"clientid":"c"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := string(test.append(nil, now))
+			if diff := cmp.Diff(test.want, got); diff != "" || !json.Valid([]byte(got)) {
+				t.Error(diff)
+			}
+		})
+	}
+}

@@ -10,6 +10,7 @@ package state
 
 import (
 	"cmp"
+	"crypto/x509"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -69,6 +70,7 @@ type Identity struct {
 type application struct {
 	name, clientID, principalID string
 	secrets                     []model.Secret
+	certificates                []*x509.Certificate
 }
 
 type node struct {
@@ -207,7 +209,7 @@ func (t *tables) document() model.Document {
 	doc.Poison = sorted(t.poison, func(p poison.Poison) string { return p.Identity })
 	for _, a := range sorted(t.applications, func(a *application) string { return a.name + a.clientID }) {
 		doc.Applications = append(doc.Applications, model.Application{
-			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)),
+			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)), Certificates: writeCertificates(a.certificates),
 		})
 	}
 	for _, v := range sorted(t.resources, func(v *resource) string { return v.id.String() }) {

@@ -146,7 +146,7 @@ func IssuerURL(tenant string) string { return "https://sts.windows.net/" + tenan
 func (i *Issuer) Mint(tenant string, p state.Principal, audience string) (Token, error) {
 	now := i.now().Truncate(time.Second)
 	lifetime, acr := i.lifetimeOf(p), "1"
-	if p.ResourceID != "" {
+	if p.ResourceID != "" || p.ByCertificate {
 		acr = "2"
 	}
 	unique := make([]byte, 16)

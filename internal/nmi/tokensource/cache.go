@@ -226,7 +226,7 @@ func (c *call) wait(ctx context.Context) (imds.Token, error) {
 // is down, busy, or asked to wait.
 func passing(err error) bool {
 	switch refusal.Of(err).Reason {
-	case v1.ReasonUpstreamUnavailable, v1.ReasonUpstreamThrottled, v1.ReasonNotReady, v1.ReasonInternalError:
+	case v1.ReasonUpstreamUnavailable, v1.ReasonUpstreamUpdating, v1.ReasonUpstreamThrottled, v1.ReasonNotReady, v1.ReasonInternalError:
 		return true
 	}
 	return false

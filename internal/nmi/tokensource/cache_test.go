@@ -39,7 +39,7 @@ func (u *upstream) Token(ctx context.Context, request tokensource.Request) (imds
 }
 
 func wanted(request tokensource.Request) string {
-	return fmt.Sprintf("%+v|%q", request.Identity, request.Resource)
+	return fmt.Sprintf("%+v|%q|%q", request.Identity, request.Resource, request.Version)
 }
 
 func request(name string) tokensource.Request {
@@ -245,25 +245,29 @@ func anyRequest(random *rand.Rand) tokensource.Request {
 	if client, err := identity.ParseClientID(pick("x", "y")); err == nil {
 		id.ClientID = client
 	}
-	return tokensource.Request{Identity: id, Resource: pick("r", "r/")}
+	return tokensource.Request{Identity: id, Resource: pick("r", "r/"), Version: pick("", "1", "2")}
 }
 
 func TestAnIdentityWithoutASourceIsRefused(t *testing.T) {
-	managed := &upstream{life: time.Hour}
+	managed, principal := &upstream{life: time.Hour}, &upstream{life: time.Hour}
 	for name, test := range map[string]struct {
 		id   identity.Identity
 		want v1.Reason
 	}{
 		"managed identity":     {identity.Identity{}, ""},
-		"service principal":    {identity.Identity{Kind: identity.ServicePrincipal}, v1.ReasonUnsupportedIdentityType},
-		"certificate":          {identity.Identity{Kind: identity.ServicePrincipalCertificate}, v1.ReasonUnsupportedIdentityType},
+		"service principal":    {identity.Identity{Kind: identity.ServicePrincipal}, ""},
+		"certificate":          {identity.Identity{Kind: identity.ServicePrincipalCertificate}, ""},
 		"federated":            {identity.Identity{Federated: true}, v1.ReasonUnsupportedIdentityType},
 		"a kind of the future": {identity.Identity{Kind: 7}, v1.ReasonUnsupportedIdentityType},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := tokensource.Sources{Managed: managed}.Token(t.Context(), tokensource.Request{Identity: test.id})
+			_, err := tokensource.Sources{Managed: managed, Principal: principal}.Token(t.Context(), tokensource.Request{Identity: test.id})
 			if reasonOf(err) != test.want {
 				t.Errorf("got %v", err)
+			}
+			_, err = tokensource.Sources{}.Token(t.Context(), tokensource.Request{Identity: test.id})
+			if reasonOf(err) != v1.ReasonUnsupportedIdentityType {
+				t.Errorf("without a source: %v", err)
 			}
 		})
 	}

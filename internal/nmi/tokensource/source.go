@@ -21,6 +21,25 @@ type Request struct {
 	Identity identity.Identity
 	// Resource is the audience as the caller spelled it.
 	Resource string
+	// Version is the version of the credential that proves the identity, as
+	// [Credential] has it; empty for identities that need none.
+	Version string
+}
+
+// Credential says which credential an identity has at present, and nothing of
+// what is in it.
+type Credential struct {
+	// Version is another for each credential: a token that was got with an old
+	// one is not served when there is a new one.
+	Version string
+	// Warnings are what the identity's owner should mend.
+	Warnings []Warning
+}
+
+// Warning is something that works and should not stay so.
+type Warning struct {
+	Reason  v1.Reason
+	Message string
 }
 
 // Source gets a token from upstream. What upstream will not or cannot give is a
@@ -34,6 +53,8 @@ type Source interface {
 type Sources struct {
 	// Managed serves managed identities that are attached to the node.
 	Managed Source
+	// Principal serves service principals, with a secret or a certificate.
+	Principal Source
 }
 
 // Token asks the source of the identity's kind.
@@ -50,8 +71,11 @@ func (s Sources) Token(ctx context.Context, request Request) (imds.Token, error)
 }
 
 func (s Sources) of(id identity.Identity) Source {
-	if id.Attached() {
+	switch {
+	case id.Attached():
 		return s.Managed
+	case id.Kind == identity.ServicePrincipal || id.Kind == identity.ServicePrincipalCertificate:
+		return s.Principal
 	}
 	return nil
 }
