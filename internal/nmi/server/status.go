@@ -33,7 +33,7 @@ const notYetAfter = 20 * time.Second
 //	an identity that nobody knows           400, as the service says it
 //	forbidden, or not possible here         403
 //	not there yet                           404
-//	throttled                               429
+//	throttled, or too much asked            429
 //	the agent, or what it needs, is down    503
 func answerTo(reason v1.Reason) answer {
 	switch reason {
@@ -49,7 +49,7 @@ func answerTo(reason v1.Reason) answer {
 		return answer{status: http.StatusMethodNotAllowed, code: "method_not_allowed"}
 	case v1.ReasonNotAssigned, v1.ReasonNotAttached, v1.ReasonNoBinding, v1.ReasonIdentityNotFound, v1.ReasonCallerUnknown:
 		return answer{status: http.StatusNotFound, code: "not_found", notYet: true}
-	case v1.ReasonUpstreamThrottled:
+	case v1.ReasonUpstreamThrottled, v1.ReasonLimited:
 		return answer{status: http.StatusTooManyRequests, code: "too_many_requests", after: time.Second}
 	case v1.ReasonUpstreamUnavailable, v1.ReasonCallerAmbiguous:
 		return answer{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", after: time.Second}
