@@ -11,28 +11,16 @@ import (
 // account is what one pod's requests keep in the cache. Room is taken from the
 // fullest account, and within it from what was not used for longest, so that a
 // pod that asks for more and more loses its own. An entry that several pods use
-// is on the account of one that has few.
+// is on the account of one that has few. Calls under way are on none: the
+// budget's queue bounds those.
 type account struct {
 	uid     types.UID
 	entries map[*entry]struct{}
 }
 
-// add makes an entry on the account of a pod.
-func (c *Cache) add(key tokensource.Request, uid types.UID) *entry {
-	if len(c.entries) >= c.options.Size {
-		c.makeRoom()
-	}
-	e := &entry{key: key}
-	c.entries[key] = e
-	c.charge(e, uid)
-	return e
-}
-
 // charge puts an entry on the account of a pod.
 func (c *Cache) charge(e *entry, uid types.UID) {
-	if e.account != nil {
-		c.discharge(e)
-	}
+	c.discharge(e)
 	a := c.accounts[uid]
 	if a == nil {
 		a = &account{uid: uid, entries: map[*entry]struct{}{}}
@@ -40,13 +28,19 @@ func (c *Cache) charge(e *entry, uid types.UID) {
 	}
 	a.entries[e] = struct{}{}
 	e.account = a
+	c.kept++
 }
 
 func (c *Cache) discharge(e *entry) {
+	if e.account == nil {
+		return
+	}
+	c.kept--
 	delete(e.account.entries, e)
 	if len(e.account.entries) == 0 {
 		delete(c.accounts, e.account.uid)
 	}
+	e.account = nil
 }
 
 func (c *Cache) remove(e *entry) {
@@ -60,7 +54,7 @@ func (c *Cache) remove(e *entry) {
 // entry goes to and fro.
 func (c *Cache) touch(e *entry, ask tokensource.Ask, now time.Time) {
 	e.use(user{ask.Pod, ask.UID}, now)
-	if e.account.uid == ask.UID {
+	if e.account == nil || e.account.uid == ask.UID {
 		return
 	}
 	mine := 0
@@ -72,18 +66,25 @@ func (c *Cache) touch(e *entry, ask tokensource.Ask, now time.Time) {
 	}
 }
 
-// settle forgets an entry that holds nothing, and bounds the failures of its pod.
-func (c *Cache) settle(e *entry) {
-	a := e.account
+// settle forgets an entry that holds nothing. Another one is on the account of a
+// pod, and its failures, and all together, are bounded.
+func (c *Cache) settle(e *entry, uid types.UID) {
 	if !e.holds(time.Now()) {
 		c.remove(e)
+		return
+	}
+	if e.account == nil {
+		if c.kept >= c.options.Size {
+			c.makeRoom()
+		}
+		c.charge(e, uid)
 	}
 	failures := 0
-	for other := range a.entries {
+	for other := range e.account.entries {
 		failures += other.failed()
 	}
 	if failures > c.options.Failures {
-		c.removeOldest(a)
+		c.removeOldest(e.account)
 	}
 }
 

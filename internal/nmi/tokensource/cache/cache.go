@@ -121,9 +121,11 @@ type Cache struct {
 
 	mu      sync.Mutex // protects all following fields, entries, accounts and calls
 	entries map[tokensource.Request]*entry
-	// accounts hold what each pod's requests keep here.
+	// accounts hold what each pod's requests keep here; none is empty.
 	accounts map[types.UID]*account
-	due      due
+	// kept is how many entries are on accounts.
+	kept int
+	due  due
 }
 
 // New returns an empty cache.
@@ -175,7 +177,7 @@ func (c *Cache) begin(ctx context.Context, ask tokensource.Ask) begun {
 	key := ask.Canonical()
 	e := c.entries[key]
 	if e == nil {
-		e = c.add(key, ask.UID)
+		e = &entry{key: key}
 	}
 	c.touch(e, ask, now)
 	held := e.good(now)

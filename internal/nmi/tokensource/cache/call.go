@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
@@ -19,7 +21,7 @@ type call struct {
 	entry *entry
 	// request is as the first of them spelled it, owner its pod.
 	request tokensource.Request
-	owner   string
+	owner   types.UID
 	// ctx is that of the first of them, without its end.
 	ctx context.Context
 	// ahead says that nobody waits: a token is replaced ahead of its end.
@@ -36,14 +38,14 @@ type call struct {
 	err   error
 }
 
-// start begins a call for an entry that has none; nil if there is no room for
-// it. The cache's lock is held.
+// start begins a call for an entry that has none, and fails if there is no room
+// for one. Only then a new entry is known. The cache's lock is held.
 func (c *Cache) start(ctx context.Context, e *entry, ask tokensource.Ask) (*call, error) {
-	pending := &call{cache: c, entry: e, request: ask.Request, owner: string(ask.UID), ctx: ctx, done: make(chan struct{})}
+	pending := &call{cache: c, entry: e, request: ask.Request, owner: ask.UID, ctx: ctx, done: make(chan struct{})}
 	if err := pending.enqueue(); err != nil {
-		c.settle(e)
 		return nil, err
 	}
+	c.entries[e.key] = e
 	if ask.Fresh {
 		e.bypassed = time.Now()
 	}
@@ -53,7 +55,7 @@ func (c *Cache) start(ctx context.Context, e *entry, ask tokensource.Ask) (*call
 
 // enqueue asks for a turn. The cache's lock is held.
 func (p *call) enqueue() (err error) {
-	p.ticket, err = p.cache.options.Share(p.request.Identity).Enqueue(p.owner, p)
+	p.ticket, err = p.cache.options.Share(p.request.Identity).Enqueue(string(p.owner), p)
 	return err
 }
 
@@ -170,8 +172,7 @@ func againAfter(err error, attempt int) (time.Duration, bool) {
 func (p *call) finish(token imds.Token, err error) {
 	p.token, p.err = token, err
 	p.cache.mu.Lock()
-	p.entry.call = nil
-	p.cache.keep(p.entry, token, err)
+	p.cache.keep(p, token, err)
 	p.cache.mu.Unlock()
 	close(p.done)
 	switch {

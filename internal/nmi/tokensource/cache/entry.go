@@ -28,7 +28,7 @@ const (
 // entry is a token, a failure, a call under way, or several of them.
 type entry struct {
 	key tokensource.Request
-	// account pays for it.
+	// account pays for it; nil as long as there was no answer.
 	account *account
 	// users are the last pods that asked, each once.
 	users []user
@@ -91,20 +91,16 @@ func (e *entry) use(u user, now time.Time) {
 	e.users[maxUsers-1] = u
 }
 
-// keep takes in an answer of upstream, or a failure. A failure never costs a token
-// that is still good.
-func (c *Cache) keep(e *entry, token imds.Token, err error) {
-	now := time.Now()
-	left := e.token.ExpiresOn.Sub(now)
+// keep takes in the answer to a call. A failure never costs a token that is still
+// good.
+func (c *Cache) keep(p *call, token imds.Token, err error) {
+	e, now := p.entry, time.Now()
+	e.call = nil
 	switch {
 	case err == nil:
-		life := token.ExpiresOn.Sub(now)
-		e.token, e.failure, e.failedUntil = token, nil, time.Time{}
-		e.old, e.retry = token.ExpiresOn.Add(-min(c.options.Margin, life/4)), time.Time{}
-		c.due.schedule(e, now.Add(replaceAfter(life)))
+		c.keepToken(e, token, now)
 	case e.good(now):
-		e.retry = now.Add(retryAfter(left))
-		c.due.schedule(e, e.retry)
+		c.postpone(e, now)
 	default:
 		refused := refusal.Of(err)
 		e.token, e.failure, e.failedUntil = imds.Token{}, nil, time.Time{}
@@ -113,7 +109,20 @@ func (c *Cache) keep(e *entry, token imds.Token, err error) {
 			c.due.schedule(e, e.failedUntil)
 		}
 	}
-	c.settle(e)
+	c.settle(e, p.owner)
+}
+
+func (c *Cache) keepToken(e *entry, token imds.Token, now time.Time) {
+	life := token.ExpiresOn.Sub(now)
+	e.token, e.failure, e.failedUntil = token, nil, time.Time{}
+	e.old, e.retry = token.ExpiresOn.Add(-min(c.options.Margin, life/4)), time.Time{}
+	c.due.schedule(e, now.Add(replaceAfter(life)))
+}
+
+// postpone leaves a good token alone for a while after it could not be replaced.
+func (c *Cache) postpone(e *entry, now time.Time) {
+	e.retry = now.Add(retryAfter(e.token.ExpiresOn.Sub(now)))
+	c.due.schedule(e, e.retry)
 }
 
 // replaceAfter returns after how much of its life a token is to be replaced: two

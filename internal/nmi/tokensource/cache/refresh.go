@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 )
 
@@ -55,7 +54,7 @@ func (c *Cache) refresh(ctx context.Context, e *entry, now time.Time) {
 	// The key says all that the first one who asked did.
 	pending, err := c.start(context.WithoutCancel(ctx), e, tokensource.Ask{Request: e.key, Pod: last.pod, UID: last.uid})
 	if err != nil {
-		c.keep(e, imds.Token{}, err)
+		c.postpone(e, now)
 		return
 	}
 	pending.ahead = true

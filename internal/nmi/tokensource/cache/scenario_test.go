@@ -138,8 +138,8 @@ func TestAFloodIsNotNoticedByNeighbours(t *testing.T) {
 					return nil
 				})
 				over := make(chan struct{})
-				go func() { defer close(over); b.flood(20, test.ask) }()
-				pass(10 * time.Second)
+				go func() { defer close(over); b.flood(10, test.ask) }()
+				pass(5 * time.Second)
 				for i := range 100 {
 					start := time.Now()
 					if _, reason := b.get(as(fmt.Sprint("neighbour-", i), fmt.Sprint("warm-", i))); reason != "" || time.Since(start) > 0 {
