@@ -155,7 +155,7 @@ func classify(response *http.Response, body []byte) error {
 	code, description := parseError(body)
 	switch status := response.StatusCode; {
 	case status == http.StatusTooManyRequests:
-		return &ThrottledError{After: retryAfter(response.Header)}
+		return &ThrottledError{After: RetryAfter(response.Header)}
 	case status == http.StatusNotFound, status == http.StatusGone:
 		return &UpdatingError{Status: status}
 	case status >= 400 && status < 500 && status != http.StatusRequestTimeout:
@@ -168,7 +168,9 @@ func classify(response *http.Response, body []byte) error {
 // maxRetryAfter bounds what is believed of a Retry-After.
 const maxRetryAfter = time.Hour
 
-func retryAfter(header http.Header) time.Duration {
+// RetryAfter returns how long the header Retry-After asks to wait, in seconds, an
+// hour at most; zero if it does not say.
+func RetryAfter(header http.Header) time.Duration {
 	n, err := strconv.Atoi(header.Get("Retry-After"))
 	if err != nil || n < 0 {
 		return 0

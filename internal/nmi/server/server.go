@@ -13,13 +13,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -31,14 +31,17 @@ type Agent interface {
 	// Identify names the pod behind an address. wait allows it to wait a moment
 	// for a pod that is not known yet.
 	Identify(ctx context.Context, remote netip.Addr, wait bool, record *audit.Record) (Caller, error)
+	// Named returns the pod of this node by its name, for a program of the node
+	// that asks in its place.
+	Named(ctx context.Context, pod identity.Key, record *audit.Record) (Caller, error)
 }
 
 // Caller is a pod that asks.
 type Caller interface {
 	// Excepted reports whether the pod's requests go to the real service.
 	Excepted() bool
-	// Token returns the token that answers the request.
-	Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Token, error)
+	// Token returns what answers the request.
+	Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error)
 }
 
 // Options configure a [Server].
@@ -52,6 +55,9 @@ type Options struct {
 	NoMetadataHeader bool
 	// BlockInstanceMetadata keeps /metadata/instance from pods.
 	BlockInstanceMetadata bool
+	// Listed are the names below /metadata, of those that [Listable] returns, that
+	// every pod may read.
+	Listed []string
 	// RetryAfter answers what is not there yet with 503 and Retry-After instead
 	// of 404.
 	RetryAfter bool
@@ -113,7 +119,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// for a whole answer.
 		panic(http.ErrAbortHandler)
 	}
-	s.refuse(out, refused)
+	s.refuse(out, refused, record.Route)
 }
 
 // limit bounds the connection by the same time as the request, plus a little to
@@ -154,11 +160,7 @@ func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (s *Server) guarded(w http.ResponseWriter, r *http.Request, record *audit.Record) (err error) {
 	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case http.ErrAbortHandler: // net/http's own way to give up a connection
-			err = refusal.Of(errors.New("the metadata service broke off its answer"))
-		default:
+		if p := recover(); p != nil {
 			err = fmt.Errorf("answering a request: panic: %v", p)
 		}
 	}()
@@ -171,11 +173,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 		return fmt.Errorf("reading the remote address: %w", err)
 	}
 	record.Remote = remote.Addr().Unmap()
-	kind, path := routeOf(wirePath(r))
+	kind, path := routeOf(wirePath(r), s.options.Listed)
 	record.Route = recorded(kind)
 	switch {
 	case kind == malformed:
 		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, of letters, digits and . _ ~ -, without empty or dot segments")
+	case kind == host:
+		return s.host(w, r, record)
 	case s.options.BlockInstanceMetadata && (kind == instance || kind == instanceLike):
 		return refusal.New(v1.ReasonBlocked, "instance metadata is not given to pods here")
 	}
@@ -185,7 +189,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	if kind == token {
 		return s.token(w, r, record)
 	}
-	return s.other(w, r, kind, path, record)
+	return s.other(w, r, target{kind, path}, record)
 }
 
 // wirePath returns the path as it was sent: nothing decoded, nothing cleaned.
@@ -199,6 +203,8 @@ func recorded(kind route) audit.Route {
 	switch kind {
 	case token:
 		return audit.RouteToken
+	case host:
+		return audit.RouteHost
 	case instance, instanceLike:
 		return audit.RouteInstance
 	}
@@ -219,74 +225,4 @@ func invalid(err error) error {
 		return nil
 	}
 	return refusal.New(v1.ReasonInvalidRequest, "%s", err.Error())
-}
-
-// methodServed reports whether a path that is no token route takes the method.
-// Some of those for excepted pods are written to, such as scheduled events.
-func methodServed(method string, kind route) bool {
-	return method == http.MethodGet || kind == exceptional && method == http.MethodPost
-}
-
-func notAllowed(method string) error {
-	return refusal.New(v1.ReasonMethodNotAllowed, "method %s is not served on this path", strconv.Quote(method))
-}
-
-// token answers a token request. A pod with an exception speaks to the real
-// service, so its parameters are not even read.
-func (s *Server) token(w http.ResponseWriter, r *http.Request, record *audit.Record) error {
-	if r.Method != http.MethodGet {
-		return notAllowed(r.Method)
-	}
-	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, true, record)
-	if err != nil {
-		return err
-	}
-	if caller.Excepted() {
-		record.Reason = v1.ReasonException
-		return s.forward(w, r, imds.TokenPath)
-	}
-	request, err := imds.ParseTokenQuery(r.URL.RawQuery)
-	if err != nil {
-		return invalid(err)
-	}
-	record.Resource = request.Resource
-	issued, err := caller.Token(r.Context(), request, record)
-	if err != nil {
-		return err
-	}
-	record.Reason = v1.ReasonIssued
-	s.write(w, issued)
-	return nil
-}
-
-func (s *Server) write(w http.ResponseWriter, issued imds.Token) {
-	body := issued.AppendWire(make([]byte, 0, len(issued.Value())+512), s.options.Now())
-	header := w.Header()
-	header.Set("Content-Type", contentType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no token
-}
-
-// other answers what is not a token request: instance metadata for every pod of
-// this node, the rest for pods with an exception.
-func (s *Server) other(w http.ResponseWriter, r *http.Request, kind route, path string, record *audit.Record) error {
-	refused := refusal.New(v1.ReasonNotServed, "this path is not served to pods")
-	if kind == notServed || kind == instanceLike {
-		return refused
-	}
-	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, kind == instance, record)
-	switch {
-	case kind == exceptional && (err != nil || !caller.Excepted()):
-		return refused
-	case err != nil:
-		return err
-	case !methodServed(r.Method, kind):
-		return notAllowed(r.Method)
-	}
-	record.Reason = v1.ReasonForwarded
-	if caller.Excepted() {
-		record.Reason = v1.ReasonException
-	}
-	return s.forward(w, r, path)
 }

@@ -25,7 +25,8 @@ type Request struct {
 	// Resource is the audience as the caller spelled it: to the letter, since
 	// Entra gives "https://r" and "https://r/" different ones.
 	Resource string
-	// Version is the credential's, as [Versioned] sources tell it.
+	// Version is the version of the credential that proves the identity, as
+	// [Credential] has it; empty for identities that need none.
 	Version string
 	// Fresh asks upstream for a token that it has not kept. It is no part of the
 	// canonical form.
@@ -53,6 +54,22 @@ type Ask struct {
 	UID types.UID
 }
 
+// Credential says which credential an identity has at present, and nothing of
+// what is in it.
+type Credential struct {
+	// Version is another for each credential: a token that was got with an old
+	// one is not served when there is a new one.
+	Version string
+	// Warnings are what the identity's owner should mend.
+	Warnings []Warning
+}
+
+// Warning is something that works and should not stay so.
+type Warning struct {
+	Reason  v1.Reason
+	Message string
+}
+
 // Source gets a token from upstream. What upstream will not or cannot give is a
 // [*refusal.Error].
 type Source interface {
@@ -64,6 +81,8 @@ type Source interface {
 type Sources struct {
 	// Managed serves managed identities that are attached to the node.
 	Managed Source
+	// Principal serves service principals, with a secret or a certificate.
+	Principal Source
 }
 
 // Token asks the source of the identity's kind.
@@ -80,23 +99,11 @@ func (s Sources) Token(ctx context.Context, request Request) (imds.Token, error)
 }
 
 func (s Sources) of(id identity.Identity) Source {
-	if id.Attached() {
+	switch {
+	case id.Attached():
 		return s.Managed
+	case id.Kind == identity.ServicePrincipal || id.Kind == identity.ServicePrincipalCertificate:
+		return s.Principal
 	}
 	return nil
-}
-
-// Versioned is a source whose tokens depend on something that can change while
-// the request stays the same, such as the content of a Secret.
-type Versioned interface {
-	// Version returns what is known of it, from memory, or "".
-	Version(id identity.Identity) string
-}
-
-// Version asks the source of the identity's kind.
-func (s Sources) Version(id identity.Identity) string {
-	if versioned, ok := s.of(id).(Versioned); ok {
-		return versioned.Version(id)
-	}
-	return ""
 }

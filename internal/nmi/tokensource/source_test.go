@@ -20,11 +20,6 @@ func (constant) Token(context.Context, tokensource.Request) (imds.Token, error) 
 	return imds.NewToken("t", imds.Token{ExpiresOn: time.Unix(1_700_000_000, 0)}), nil
 }
 
-// versioned knows its credentials' versions, too.
-type versioned struct{ constant }
-
-func (versioned) Version(id identity.Identity) string { return "version of " + id.Credential.Name }
-
 func reasonOf(err error) v1.Reason {
 	if err == nil {
 		return ""
@@ -38,36 +33,19 @@ func TestAnIdentityWithoutASourceIsRefused(t *testing.T) {
 		want v1.Reason
 	}{
 		"managed identity":     {identity.Identity{}, ""},
-		"service principal":    {identity.Identity{Kind: identity.ServicePrincipal}, v1.ReasonUnsupportedIdentityType},
-		"certificate":          {identity.Identity{Kind: identity.ServicePrincipalCertificate}, v1.ReasonUnsupportedIdentityType},
+		"service principal":    {identity.Identity{Kind: identity.ServicePrincipal}, ""},
+		"certificate":          {identity.Identity{Kind: identity.ServicePrincipalCertificate}, ""},
 		"federated":            {identity.Identity{Federated: true}, v1.ReasonUnsupportedIdentityType},
 		"a kind of the future": {identity.Identity{Kind: 7}, v1.ReasonUnsupportedIdentityType},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := tokensource.Sources{Managed: constant{}}.Token(t.Context(), tokensource.Request{Identity: test.id})
+			_, err := tokensource.Sources{Managed: constant{}, Principal: constant{}}.Token(t.Context(), tokensource.Request{Identity: test.id})
 			if reasonOf(err) != test.want {
 				t.Errorf("got %v", err)
 			}
-		})
-	}
-	if _, err := (tokensource.Sources{}).Token(t.Context(), tokensource.Request{}); reasonOf(err) != v1.ReasonUnsupportedIdentityType {
-		t.Errorf("without any source: %v", err)
-	}
-}
-
-func TestVersionsAreTheSources(t *testing.T) {
-	id := identity.Identity{Credential: identity.Key{Name: "s"}}
-	for name, test := range map[string]struct {
-		sources tokensource.Sources
-		want    string
-	}{
-		"a source that tells them":     {tokensource.Sources{Managed: versioned{}}, "version of s"},
-		"a source that needs none":     {tokensource.Sources{Managed: constant{}}, ""},
-		"no source of tokens for this": {tokensource.Sources{}, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := test.sources.Version(id); got != test.want {
-				t.Errorf("got %q", got)
+			_, err = tokensource.Sources{}.Token(t.Context(), tokensource.Request{Identity: test.id})
+			if reasonOf(err) != v1.ReasonUnsupportedIdentityType {
+				t.Errorf("without a source: %v", err)
 			}
 		})
 	}

@@ -58,9 +58,6 @@ type Pods interface {
 type Options struct {
 	// Source is asked for what is not here.
 	Source tokensource.Source
-	// Version completes a request with the version of its credential; nil leaves
-	// it as it is.
-	Version func(identity.Identity) string
 	// Share is the part of a budget that pays for an identity's requests.
 	Share func(identity.Identity) *budget.Share
 	// Pods tells whose tokens are replaced ahead of their end; nil takes every
@@ -98,9 +95,6 @@ func (o Options) withDefaults() Options {
 	if o.Failures == 0 {
 		o.Failures = 32
 	}
-	if o.Version == nil {
-		o.Version = func(identity.Identity) string { return "" }
-	}
 	if o.Pods == nil {
 		o.Pods = everyPod{}
 	}
@@ -137,7 +131,6 @@ func New(o Options) *Cache {
 // seconds is refused for now, with a time to come back: the call to upstream goes
 // on, and its answer will be here. When ctx ends, only this request does.
 func (c *Cache) Token(ctx context.Context, ask tokensource.Ask) (imds.Token, error) {
-	ask.Version = c.options.Version(ask.Identity)
 	begun := c.begin(ctx, ask)
 	if begun.call == nil {
 		c.options.Observe(begun.result)
