@@ -167,7 +167,7 @@ func testManagedRefusals(t *testing.T, c *cluster) {
 		"no binding":                {"127.0.3.2", tokenPath + "?resource=r", 404, "NoBinding"},
 		"no binding, one asked for": {"127.0.3.2", tokenPath + "?resource=r&client_id=" + clientID(1), 404, "NoBinding"},
 		"no identity":               {"127.0.3.3", tokenPath + "?resource=r", 404, "IdentityNotFound"},
-		"a service principal":       {"127.0.3.4", tokenPath + "?resource=r", 403, "UnsupportedIdentityType"},
+		"a service principal":       {"127.0.3.4", tokenPath + "?resource=r", 404, "SecretNotFound"},
 		"nobody's address":          {"127.0.3.99", tokenPath + "?resource=r", 404, "CallerUnknown"},
 		"another route of identity": {"127.0.3.0", "/metadata/identity/issuecredential", 404, "NotServed"},
 		"other metadata":            {"127.0.3.0", "/metadata/attested/document", 404, "NotServed"},
@@ -392,7 +392,7 @@ func testProbes(t *testing.T, c *cluster) {
 		`nmi_decisions_total{reason="InvalidRequest",route="token"} 1`,
 		`nmi_token_cache_total{result="hit"} 1`,
 		`nmi_token_cache_total{result="miss"} 2`,
-		`nmi_upstream_duration_seconds_count{code="ok"} 1`,
+		`nmi_upstream_duration_seconds_count{code="ok",upstream="imds"} 1`,
 	} {
 		if !strings.Contains(metrics, line+"\n") {
 			t.Errorf("metrics lack %s", line)

@@ -178,7 +178,7 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	warnings, err := report.NewEvents(ctx, r.rest, r.config.node)
+	handler, err := r.handler(ctx)
 	if err != nil {
 		open.close()
 		return err
@@ -199,7 +199,7 @@ func (r *runner) run(ctx context.Context) error {
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error {
 		r.health.Listening.Store(true)
-		return obs.Serve(ctx, open.api, r.handler(warnings), drain)
+		return obs.Serve(ctx, open.api, handler, drain)
 	})
 	r.announce(open)
 	err = group.Wait()
@@ -258,10 +258,18 @@ func (r *runner) keep(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) handler(w warnings) *server.Server {
+func (r *runner) handler(ctx context.Context) (*server.Server, error) {
+	events, err := report.NewEvents(ctx, r.rest, r.config.node)
+	if err != nil {
+		return nil, err
+	}
+	principals, err := r.newPrincipals()
+	if err != nil {
+		return nil, err
+	}
 	transport := imds.NewTransport()
 	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
-	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.Asked)}
+	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals.source}
 	return server.New(server.Options{
 		Agent: &agent{
 			node: r.config.node, managed: r.config.managed,
@@ -270,17 +278,17 @@ func (r *runner) handler(w warnings) *server.Server {
 			tokens: tokensource.NewCache(source, tokensource.CacheOptions{
 				Timeout: upstreamTime, Observe: func(result tokensource.Result) { r.metrics.Cached(string(result)) },
 			}),
-			warnings: w, wait: r.config.wait,
+			credentials: principals.store, warnings: events, wait: r.config.wait,
 		},
 		Upstream: r.config.upstream, Transport: transport,
 		NoMetadataHeader:      !r.options.MetadataHeader,
 		BlockInstanceMetadata: r.options.BlockInstanceMetadata,
+		Listed:                r.options.AllowedMetadata,
 		RetryAfter:            r.options.RetryAfterHeader,
 		Timeout:               callerWait + r.config.wait + upstreamTime,
-		Log:                   r.log,
 		Done: func(ctx context.Context, record *audit.Record) {
 			r.metrics.Decided(record)
 			record.Log(ctx, r.log)
 		},
-	})
+	}), nil
 }

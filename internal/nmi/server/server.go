@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -67,7 +66,6 @@ type Options struct {
 	Done func(context.Context, *audit.Record)
 	// Now is the clock; nil is the real one.
 	Now func() time.Time
-	Log *slog.Logger
 }
 
 // Server is the handler. Use [New].
@@ -88,9 +86,6 @@ func New(options Options) *Server {
 	}
 	if options.Now == nil {
 		options.Now = time.Now
-	}
-	if options.Log == nil {
-		options.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Server{options: options}
 }
