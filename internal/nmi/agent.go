@@ -41,7 +41,7 @@ type agent struct {
 	policy  binding.Policy
 	callers *caller.Index
 	objects objects
-	tokens  tokensource.Source
+	tokens  tokens
 	// credentials says which credential a service principal has.
 	credentials credentials
 	warnings    warnings
@@ -56,6 +56,11 @@ var _ server.Agent = (*agent)(nil)
 // credentials knows the Secrets of service principals.
 type credentials interface {
 	Current(ctx context.Context, id identity.Identity) (tokensource.Credential, error)
+}
+
+// tokens keeps tokens and gets them.
+type tokens interface {
+	Token(ctx context.Context, ask tokensource.Ask) (imds.Token, error)
 }
 
 // warnings tells the people who run a pod what they can mend.
@@ -219,7 +224,9 @@ func (p *podCaller) issue(ctx context.Context, id identity.Identity, request imd
 // token gets one token. A service principal's credential is looked at first: a
 // token that was got with another one is not served any more.
 func (p *podCaller) token(ctx context.Context, id identity.Identity, request imds.TokenRequest) (imds.Token, error) {
-	wanted := tokensource.Request{Identity: id, Resource: request.Resource}
+	wanted := tokensource.Ask{
+		Request: tokensource.Request{Identity: id, Resource: request.Resource, Fresh: request.BypassCache}, Pod: p.pod.Key, UID: p.pod.UID,
+	}
 	if id.Credential != (identity.Key{}) {
 		current, err := p.agent.credentials.Current(ctx, id)
 		if err != nil {

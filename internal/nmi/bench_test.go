@@ -43,7 +43,7 @@ func (f fixed) Exceptions(string) []*v1.AzurePodIdentityException { return nil }
 func (f fixed) Changed() <-chan struct{}                          { return nil }
 func (f fixed) Unsynced() []string                                { return nil }
 func (f fixed) Warn(identity.Key, types.UID, v1.Reason, string)   {}
-func (f fixed) Token(context.Context, tokensource.Request) (imds.Token, error) {
+func (f fixed) Token(context.Context, tokensource.Ask) (imds.Token, error) {
 	return imds.NewToken(strings.Repeat("t", 1800), imds.Token{
 		ClientID: clientID(1), Resource: resource, Type: "Bearer", ExpiresOn: time.Now().Add(24 * time.Hour), NotBefore: time.Now(),
 	}), nil
@@ -72,7 +72,7 @@ func warm(b *testing.B) http.Handler {
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
-			tokens: tokensource.NewCache(objects, tokensource.CacheOptions{Observe: func(r tokensource.Result) { counted.Cached(string(r)) }}),
+			tokens: objects,
 		},
 		Done: func(ctx context.Context, record *audit.Record) {
 			counted.Decided(record)

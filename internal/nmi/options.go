@@ -42,6 +42,7 @@ type Options struct {
 	UserAgent             string
 	Log                   obs.LogOptions
 	Principals            PrincipalOptions
+	Limits                LimitOptions
 
 	// RuleIntervalSeconds is how often the redirect is looked at unasked.
 	RuleIntervalSeconds int
@@ -98,6 +99,7 @@ func NewOptions() *Options {
 		RetriesForCreated:    contractRetriesForCreated,
 		RetriesForAssigned:   contractRetriesForAssigned,
 		RetryIntervalSeconds: contractRetryInterval,
+		Limits:               defaultLimits(),
 		Principals:           PrincipalOptions{SecretMaxAge: time.Minute, EnvironmentFile: os.Getenv(entra.EnvironmentFileVariable)},
 	}
 }
@@ -127,6 +129,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
 	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
 	o.Principals.addFlags(f)
+	o.Limits.addFlags(f)
 	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
 	f.BoolVar(&o.Version, "version", false, "print the version and end")
@@ -197,7 +200,7 @@ func (o *Options) config() (config, error) {
 	if err := o.addresses(&c); err != nil {
 		return config{}, err
 	}
-	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check()); err != nil {
+	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
 		return config{}, err
 	}
 	var err error

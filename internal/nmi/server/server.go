@@ -43,6 +43,19 @@ type Caller interface {
 	Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error)
 }
 
+// Limits bounds what one address asks, and all together.
+type Limits interface {
+	// Enter lets a request in; leave must follow. The error is a refusal.
+	Enter(remote netip.Addr) (leave func(), err error)
+}
+
+// Gate lets requests pass that are forwarded, as many as the real service takes.
+type Gate interface {
+	// Enter waits for the request's turn; leave must follow, and says whether the
+	// service complained, and how long it asked to wait. The error is a refusal.
+	Enter(ctx context.Context, record *audit.Record) (leave func(throttled bool, after time.Duration), err error)
+}
+
 // Options configure a [Server].
 type Options struct {
 	Agent Agent
@@ -50,6 +63,9 @@ type Options struct {
 	Upstream netip.AddrPort
 	// Transport is the way there; nil is [imds.NewTransport].
 	Transport http.RoundTripper
+	// Limits and Gate are asked before anything is done; nil bounds nothing.
+	Limits Limits
+	Gate   Gate
 	// NoMetadataHeader lets requests without the header Metadata pass.
 	NoMetadataHeader bool
 	// BlockInstanceMetadata keeps /metadata/instance from pods.
@@ -84,10 +100,28 @@ func New(options Options) *Server {
 	if options.Done == nil {
 		options.Done = func(context.Context, *audit.Record) {}
 	}
+	if options.Limits == nil {
+		options.Limits = unlimited{}
+	}
+	if options.Gate == nil {
+		options.Gate = open{}
+	}
 	if options.Now == nil {
 		options.Now = time.Now
 	}
 	return &Server{options: options}
+}
+
+// unlimited are Limits that bound nothing.
+type unlimited struct{}
+
+func (unlimited) Enter(netip.Addr) (func(), error) { return func() {}, nil }
+
+// open is a Gate that is always open.
+type open struct{}
+
+func (open) Enter(context.Context, *audit.Record) (func(bool, time.Duration), error) {
+	return func(bool, time.Duration) {}, nil
 }
 
 // ServeHTTP answers one request and tells Done how it went. A panic becomes an
@@ -170,6 +204,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	record.Remote = remote.Addr().Unmap()
 	kind, path := routeOf(wirePath(r), s.options.Listed)
 	record.Route = recorded(kind)
+	leave, err := s.options.Limits.Enter(record.Remote)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	switch {
 	case kind == malformed:
 		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, of letters, digits and . _ ~ -, without empty or dot segments")

@@ -28,7 +28,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	}
 	if caller.Excepted() {
 		record.Reason = v1.ReasonException
-		return s.forward(w, r, imds.TokenPath)
+		return s.forward(w, r, imds.TokenPath, record)
 	}
 	answer, err := s.ask(r, caller, record)
 	if err != nil {
@@ -126,5 +126,5 @@ func (s *Server) other(w http.ResponseWriter, r *http.Request, to target, record
 	if excepted {
 		record.Reason = v1.ReasonException
 	}
-	return s.forward(w, r, to.path)
+	return s.forward(w, r, to.path, record)
 }
