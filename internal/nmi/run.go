@@ -279,7 +279,6 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 	sources := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals.source}
 	paid := newOutbound(r.options.Limits, r.metrics)
 	r.tokens = r.newCache(sources, paid)
-	sample := audit.NewSampler()
 	return server.New(server.Options{
 		Agent: &agent{
 			node: r.config.node, managed: r.config.managed,
@@ -294,11 +293,16 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 		Listed:                r.options.AllowedMetadata,
 		RetryAfter:            r.options.RetryAfterHeader,
 		Timeout:               callerWait + r.config.wait + upstreamTime,
-		Done: func(ctx context.Context, record *audit.Record) {
-			r.metrics.Decided(record)
-			if sample.Worth(record) {
-				record.Log(ctx, r.log)
-			}
-		},
+		Done:                  r.decided(audit.NewSampler()),
 	}), nil
+}
+
+// decided counts and logs decisions.
+func (r *runner) decided(sample *audit.Sampler) func(context.Context, *audit.Record) {
+	return func(ctx context.Context, record *audit.Record) {
+		r.metrics.Decided(record)
+		if sample.Worth(record) {
+			record.Log(ctx, r.log)
+		}
+	}
 }
