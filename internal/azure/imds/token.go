@@ -85,10 +85,10 @@ func (t Token) ObjectID() (string, bool) {
 func (t Token) AppendWire(dst []byte, now time.Time) []byte {
 	dst = appendField(append(dst, '{'), "access_token", t.value)
 	dst = appendField(append(dst, ','), "client_id", t.ClientID)
-	dst = appendField(append(dst, ','), "expires_in", seconds(t.ExpiresOn, now))
-	dst = appendField(append(dst, ','), "expires_on", epoch(t.ExpiresOn))
-	dst = appendField(append(dst, ','), "ext_expires_in", seconds(t.extended(), now))
-	dst = appendField(append(dst, ','), "not_before", epoch(t.NotBefore))
+	dst = appendSeconds(append(dst, ','), "expires_in", t.ExpiresOn.Sub(now))
+	dst = appendEpoch(append(dst, ','), "expires_on", t.ExpiresOn)
+	dst = appendSeconds(append(dst, ','), "ext_expires_in", t.extended().Sub(now))
+	dst = appendEpoch(append(dst, ','), "not_before", t.NotBefore)
 	dst = appendField(append(dst, ','), "resource", t.Resource)
 	dst = appendField(append(dst, ','), "token_type", t.Type)
 	return append(dst, '}')
@@ -130,20 +130,23 @@ func (t Token) extended() time.Time {
 	return t.ExtExpiresOn
 }
 
-func seconds(until, now time.Time) string {
-	return strconv.FormatInt(max(0, int64(until.Sub(now)/time.Second)), 10)
+func appendSeconds(dst []byte, name string, d time.Duration) []byte {
+	return append(strconv.AppendInt(append(appendName(dst, name), '"'), max(0, int64(d/time.Second)), 10), '"')
 }
 
-func epoch(t time.Time) string {
+func appendEpoch(dst []byte, name string, t time.Time) []byte {
 	if t.IsZero() {
-		return ""
+		return appendField(dst, name, "")
 	}
-	return strconv.FormatInt(t.Unix(), 10)
+	return append(strconv.AppendInt(append(appendName(dst, name), '"'), t.Unix(), 10), '"')
 }
 
 func appendField(dst []byte, name, value string) []byte {
-	dst = append(append(append(dst, '"'), name...), `":`...)
-	return appendString(dst, value)
+	return appendString(appendName(dst, name), value)
+}
+
+func appendName(dst []byte, name string) []byte {
+	return append(append(append(dst, '"'), name...), `":`...)
 }
 
 // appendString quotes as the service does, without the escapes for HTML. Tokens

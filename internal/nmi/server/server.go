@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -87,6 +88,10 @@ type Options struct {
 // Server is the handler. Use [New].
 type Server struct {
 	options Options
+	// contentType is what every answer of the agent's own says. It is shared, and
+	// only read.
+	contentType []string
+	buffers     sync.Pool
 }
 
 // New returns a server.
@@ -109,7 +114,7 @@ func New(options Options) *Server {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	return &Server{options: options}
+	return &Server{options: options, contentType: []string{contentType}}
 }
 
 // unlimited are Limits that bound nothing.
@@ -128,16 +133,18 @@ func (open) Enter(context.Context, *audit.Record) (func(bool, time.Duration), er
 // InternalError.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := s.options.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), s.options.Timeout)
-	defer cancel()
-	limit(w, s.options.Timeout)
-	record := &audit.Record{Route: audit.RouteOther}
-	out := &response{ResponseWriter: w}
+	e := &serving{
+		response: response{ResponseWriter: w}, record: audit.Record{Route: audit.RouteOther},
+		ctx: patience{Context: r.Context(), until: time.Now().Add(s.options.Timeout)},
+	}
+	out, record := &e.response, &e.record
+	limit(w, e.ctx.until)
 	defer func() {
 		record.Status, record.Took = out.status, s.options.Now().Sub(start)
-		s.options.Done(ctx, record)
+		s.options.Done(&e.ctx, record)
+		e.ctx.end()
 	}()
-	err := s.guarded(out, r.WithContext(ctx), record)
+	err := s.guarded(out, r.WithContext(&e.ctx), record)
 	if err == nil {
 		return
 	}
@@ -151,12 +158,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.refuse(out, refused, record.Route)
 }
 
+// serving is what one request needs, in one piece.
+type serving struct {
+	response response
+	record   audit.Record
+	ctx      patience
+}
+
 // limit bounds the connection by the same time as the request, plus a little to
 // say so. Without it, the deadline for reading the request would end the wait
 // for its answer.
-func limit(w http.ResponseWriter, timeout time.Duration) {
+func limit(w http.ResponseWriter, until time.Time) {
 	controller := http.NewResponseController(w)
-	end := time.Now().Add(timeout + 5*time.Second)
+	end := until.Add(5 * time.Second)
 	// A writer without deadlines is one of a test, which has its own.
 	_ = controller.SetReadDeadline(end)
 	_ = controller.SetWriteDeadline(end)
@@ -247,6 +261,9 @@ func recorded(kind route) audit.Route {
 
 func checkHeaders(header http.Header, required bool) error {
 	err := imds.CheckHeaders(header, required)
+	if err == nil {
+		return nil
+	}
 	var refused *imds.RequestError
 	if errors.As(err, &refused) && refused.Forwarded {
 		return refusal.New(v1.ReasonForbiddenHeader, "%s", refused.Description)
