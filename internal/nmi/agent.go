@@ -41,7 +41,7 @@ type agent struct {
 	policy  binding.Policy
 	callers *caller.Index
 	objects objects
-	tokens  tokens
+	tokens  issuer
 	// credentials says which credential a service principal has.
 	credentials credentials
 	warnings    warnings
@@ -59,8 +59,8 @@ type credentials interface {
 	Current(ctx context.Context, id identity.Identity) (tokensource.Credential, error)
 }
 
-// tokens keeps tokens and gets them.
-type tokens interface {
+// issuer keeps tokens and gets them.
+type issuer interface {
 	Token(ctx context.Context, ask tokensource.Ask) (imds.Token, error)
 }
 

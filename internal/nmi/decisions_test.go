@@ -62,7 +62,9 @@ func TestADecisionFollowsItsObjects(t *testing.T) {
 			t.Fatalf("got %q %s", got, reason)
 		}
 	}
-	s.change(func() { s.bindings[0].Spec.AzureIdentity, s.identities = "id-2", append(s.identities, azureIdentity("ns", 2)) })
+	s.change(func() {
+		s.bindings[0].Spec.AzureIdentity, s.identities = "id-2", append(s.identities, azureIdentity("ns", 2))
+	})
 	if got, reason := s.ask(t, imds.TokenRequest{Resource: "r"}); got != "id-2" {
 		t.Errorf("got %q %s", got, reason)
 	}

@@ -104,7 +104,8 @@ func (c *cluster) namespace(name string) string {
 	return name
 }
 
-// pod makes a running pod of the node, with an address of loopback.
+// pod makes a running pod of the node, with an address of loopback. Without an
+// address it is pending.
 func (c *cluster) pod(namespace, name, label, address string) *corev1.Pod {
 	c.t.Helper()
 	pod := &corev1.Pod{
@@ -115,7 +116,10 @@ func (c *cluster) pod(namespace, name, label, address string) *corev1.Pod {
 		pod.Labels = map[string]string{v1.PodLabel: label}
 	}
 	c.apply(pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodPending}
+	if address != "" {
+		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}
+	}
 	if err := c.client.Status().Update(c.t.Context(), pod); err != nil {
 		c.t.Fatal(err)
 	}
@@ -202,9 +206,14 @@ type running struct {
 // line.
 func start(t testing.TB, config *rest.Config, upstream netip.AddrPort, flags ...string) *running {
 	t.Helper()
+	return startWith(t, func(o *Options) { o.rest, o.Upstream = config, upstream.String() }, flags...)
+}
+
+func startWith(t testing.TB, change func(*Options), flags ...string) *running {
+	t.Helper()
 	r := &running{t: t, synced: make(chan struct{}), redirect: &fakeRedirect{}, log: &lines{}}
 	options := testOptions(t, flags...)
-	options.rest, options.Upstream = config, upstream.String()
+	change(options)
 	options.Logger = slog.New(slog.NewTextHandler(r.log, nil))
 	options.newRedirect = func(redirect.Config) (redirector, error) { return r.redirect, nil }
 	options.synced = func() { close(r.synced) }
@@ -289,6 +298,11 @@ func fetch(t testing.TB, c *http.Client, url string) reaction {
 		t.Fatal(err)
 	}
 	request.Header.Set("Metadata", "true")
+	return do(t, c, request)
+}
+
+func do(t testing.TB, c *http.Client, request *http.Request) reaction {
+	t.Helper()
 	response, err := c.Do(request)
 	if err != nil {
 		t.Fatal(err)

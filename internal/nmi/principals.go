@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/entra"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
@@ -81,39 +80,26 @@ func checkListed(names []string) error {
 	return nil
 }
 
-// principals are the stages of service principals, wired.
-type principals struct {
-	store  *credential.Store
-	source *principal.Source
-}
-
-func (r *runner) newPrincipals() (principals, error) {
-	secrets, err := newSecrets(r.rest)
+// newPrincipals wires the stages of service principals.
+func (r *runner) newPrincipals() (*principal.Source, error) {
+	client, err := kubernetes.NewForConfig(r.rest)
 	if err != nil {
-		return principals{}, err
+		return nil, fmt.Errorf("making a client for Secrets: %w", err)
 	}
-	store := credential.New(credential.Options{
-		Reader: secrets, CrossNamespace: r.options.Principals.CrossNamespaceSecrets, MaxAge: r.options.Principals.SecretMaxAge,
-		Failed: func() { r.metrics.APIFailed("get_secret") },
-	})
-	client := entra.NewClient(entra.Options{Authorities: r.config.authorities, UserAgent: r.options.userAgent(), Transport: r.options.entra})
-	return principals{store: store, source: principal.New(principal.Options{
-		Client: client, Credentials: store, Authorities: r.config.authorities, Observe: r.metrics.AskedEntra,
-	})}, nil
+	return principal.New(principal.Options{
+		Client: entra.NewClient(entra.Options{Authorities: r.config.authorities, UserAgent: r.options.userAgent(), Transport: r.options.entra}),
+		Credentials: credential.New(credential.Options{
+			Reader: secrets{client}, CrossNamespace: r.options.Principals.CrossNamespaceSecrets, MaxAge: r.options.Principals.SecretMaxAge,
+			Failed: func() { r.metrics.APIFailed("get_secret") },
+		}),
+		Authorities: r.config.authorities, Observe: r.metrics.AskedEntra,
+	}), nil
 }
 
 // secrets reads Secrets one by one: the right to list them would be the right to
 // all of them at once.
 type secrets struct {
 	client kubernetes.Interface
-}
-
-func newSecrets(config *rest.Config) (secrets, error) {
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return secrets{}, fmt.Errorf("making a client for Secrets: %w", err)
-	}
-	return secrets{client}, nil
 }
 
 // Secret gets one Secret.

@@ -276,7 +276,7 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 	}
 	transport := imds.NewTransport()
 	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
-	sources := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals.source}
+	sources := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals}
 	paid := newOutbound(r.options.Limits, r.metrics)
 	r.tokens = r.newCache(sources, paid)
 	return server.New(server.Options{
@@ -285,7 +285,7 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 			policy:  binding.Policy{Namespaced: r.options.Namespaced},
 			callers: r.callers, objects: r.store,
 			tokens:      r.tokens,
-			credentials: principals.store, warnings: events, wait: r.config.wait,
+			credentials: principals, warnings: events, wait: r.config.wait,
 		},
 		Upstream: r.config.upstream, Transport: transport, Gate: paid, Limits: limiter,
 		NoMetadataHeader:      !r.options.MetadataHeader,

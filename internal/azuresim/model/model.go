@@ -45,6 +45,8 @@ type Application struct {
 	ClientID    string   `json:"clientID,omitempty"`    // empty: a new one
 	PrincipalID string   `json:"principalID,omitempty"` // object ID of the service principal; empty: a new one
 	Secrets     []Secret `json:"secrets,omitempty"`     // empty entries when read
+	// Certificates are those that the application may sign with, in PEM.
+	Certificates []string `json:"certificates,omitempty"`
 }
 
 // Resource is a compute resource that carries managed identities.

@@ -94,7 +94,13 @@ func (t *tables) addApplication(m model.Application) error {
 			return invalid("application %q is there already", name)
 		}
 	}
-	t.applications[clientID] = &application{name: name, clientID: clientID, principalID: principalID, secrets: slices.Clone(m.Secrets)}
+	certificates, err := readCertificates(m.Certificates)
+	if err != nil {
+		return err
+	}
+	t.applications[clientID] = &application{
+		name: name, clientID: clientID, principalID: principalID, secrets: slices.Clone(m.Secrets), certificates: certificates,
+	}
 	return nil
 }
 

@@ -15,6 +15,8 @@ type Principal struct {
 	// ResourceID is the ARM ID of a managed identity, or of the resource whose
 	// system-assigned identity this is; empty for an application.
 	ResourceID string
+	// ByCertificate says that an application proved itself with one.
+	ByCertificate bool
 }
 
 // NodeInfo is a node as its IMDS describes it.

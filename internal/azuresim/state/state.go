@@ -10,6 +10,7 @@ package state
 
 import (
 	"cmp"
+	"crypto/x509"
 	"maps"
 	"net/netip"
 	"slices"
@@ -64,6 +65,7 @@ type Identity struct {
 type application struct {
 	name, clientID, principalID string
 	secrets                     []model.Secret
+	certificates                []*x509.Certificate
 }
 
 type node struct {
@@ -190,7 +192,7 @@ func (t *tables) document() model.Document {
 	}
 	for _, a := range sorted(t.applications, func(a *application) string { return a.name + a.clientID }) {
 		doc.Applications = append(doc.Applications, model.Application{
-			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)),
+			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)), Certificates: writeCertificates(a.certificates),
 		})
 	}
 	for _, v := range sorted(t.resources, func(v *resource) string { return v.id.String() }) {

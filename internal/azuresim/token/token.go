@@ -135,7 +135,7 @@ func IssuerURL(tenant string) string { return "https://sts.windows.net/" + tenan
 func (i *Issuer) Mint(tenant string, p state.Principal, audience string) (Token, error) {
 	now := i.now().Truncate(time.Second)
 	lifetime, acr := i.lifetime, "1"
-	if p.ResourceID != "" {
+	if p.ResourceID != "" || p.ByCertificate {
 		acr = "2"
 	}
 	if lifetime == 0 {

@@ -49,13 +49,13 @@ func checkType(id identity.Identity, secret *corev1.Secret) error {
 	switch secret.Type {
 	case corev1.SecretTypeServiceAccountToken, corev1.SecretTypeBootstrapToken:
 		return refusal.New(v1.ReasonSecretForbidden,
-			"Secret %s of AzureIdentity %s is of type %s: it proves somebody to this cluster, and is never sent to Entra", id.Credential, id.Key, secret.Type)
+			"Secret %s is of type %s: it proves somebody to this cluster, and is never sent to Entra", id.Credential, secret.Type)
 	}
 	return nil
 }
 
 func invalid(id identity.Identity, format string, args ...any) error {
-	return refusal.New(v1.ReasonInvalidSecret, "Secret %s of AzureIdentity %s: %s", id.Credential, id.Key, fmt.Sprintf(format, args...))
+	return refusal.New(v1.ReasonInvalidSecret, "Secret %s: %s", id.Credential, fmt.Sprintf(format, args...))
 }
 
 func readSecret(id identity.Identity, secret *corev1.Secret) (entra.Secret, []tokensource.Warning, error) {
@@ -68,7 +68,7 @@ func readSecret(id identity.Identity, secret *corev1.Secret) (entra.Secret, []to
 		}
 		value = secret.Data[key]
 		warnings = []tokensource.Warning{{Reason: v1.ReasonUndocumentedKey, Message: fmt.Sprintf(
-			"Secret %s of AzureIdentity %s holds the client secret under the key %q: rename it to %s", id.Credential, id.Key, key, keyClientSecret)}}
+			"Secret %s holds the client secret under the key %q: rename it to %s", id.Credential, key, keyClientSecret)}}
 	}
 	switch text := string(value); {
 	case text == "":

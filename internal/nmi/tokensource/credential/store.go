@@ -81,8 +81,9 @@ type Store struct {
 	entries map[entryKey]entry
 }
 
-// entryKey is what the outcome of a reading depends on: the rules look at the
-// identity's type and namespace.
+// entryKey is all that the outcome of a reading depends on: the rules look at the
+// identity's type and namespace. Several identities can share one, so that what
+// is kept must not name any.
 type entryKey struct {
 	secret    identity.Key
 	namespace string
@@ -220,7 +221,7 @@ func (s *Store) evict() {
 
 func crossing(id identity.Identity) tokensource.Warning {
 	return tokensource.Warning{Reason: v1.ReasonCrossNamespaceSecret, Message: fmt.Sprintf(
-		"AzureIdentity %s uses Secret %s of another namespace: whoever may write identities there can use any Secret; copy it beside the identity", id.Key, id.Credential)}
+		"an AzureIdentity of namespace %s uses Secret %s of another namespace: whoever may write identities there can use any Secret; copy it beside the identity", id.Namespace, id.Credential)}
 }
 
 // passing reports whether a failure says nothing about the Secret.
@@ -231,10 +232,10 @@ func passing(err error) bool {
 func failed(id identity.Identity, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
-		return refusal.New(v1.ReasonSecretNotFound, "Secret %s of AzureIdentity %s does not exist: create it", id.Credential, id.Key)
+		return refusal.New(v1.ReasonSecretNotFound, "Secret %s does not exist: create it", id.Credential)
 	case apierrors.IsForbidden(err):
 		out := refusal.New(v1.ReasonSecretForbidden,
-			"the agent has no right to read Secret %s of AzureIdentity %s: the chart gives it with rbac.allowAccessToSecrets", id.Credential, id.Key)
+			"the agent has no right to read Secret %s: the chart gives it with rbac.allowAccessToSecrets", id.Credential)
 		out.Err = err
 		return out
 	}
@@ -243,5 +244,5 @@ func failed(id identity.Identity, err error) error {
 
 func unanswered(id identity.Identity, err error) error {
 	return &refusal.Error{Reason: v1.ReasonNotReady, Err: err,
-		Message: fmt.Sprintf("Secret %s of AzureIdentity %s cannot be read, the API server does not answer: try again", id.Credential, id.Key)}
+		Message: fmt.Sprintf("Secret %s cannot be read, the API server does not answer: try again", id.Credential)}
 }

@@ -27,6 +27,7 @@ type Client interface {
 
 // Credentials finds the credential of an identity; a credential.Store is one.
 type Credentials interface {
+	Current(ctx context.Context, id identity.Identity) (tokensource.Credential, error)
 	Credential(ctx context.Context, id identity.Identity) (entra.Credential, error)
 	// Doubt says that Entra refused the credential.
 	Doubt(id identity.Identity)
@@ -58,16 +59,34 @@ func New(options Options) *Source {
 	return &Source{options: options}
 }
 
+// place says where the identity's credential would go, if it may.
+func (s *Source) place(id identity.Identity) (entra.Authority, error) {
+	authority, err := s.options.Authorities.Find(id.Authority)
+	if err != nil {
+		return entra.Authority{}, explain(id, err)
+	}
+	if err := entra.CheckTenant(id.TenantID); err != nil {
+		return entra.Authority{}, refusal.New(v1.ReasonAuthorityForbidden, "AzureIdentity %s: %v", id.Key, err)
+	}
+	return authority, nil
+}
+
+// Current says which credential the identity has, for the request's Version.
+// Every error is a [*refusal.Error].
+func (s *Source) Current(ctx context.Context, id identity.Identity) (tokensource.Credential, error) {
+	if _, err := s.place(id); err != nil {
+		return tokensource.Credential{}, err
+	}
+	return s.options.Credentials.Current(ctx, id)
+}
+
 // Token asks for the identity's token. Where the credential may go is looked at
 // before it is touched. Every error is a [*refusal.Error].
 func (s *Source) Token(ctx context.Context, request tokensource.Request) (imds.Token, error) {
 	id := request.Identity
-	authority, err := s.options.Authorities.Find(id.Authority)
+	authority, err := s.place(id)
 	if err != nil {
-		return imds.Token{}, explain(id, err)
-	}
-	if err := entra.CheckTenant(id.TenantID); err != nil {
-		return imds.Token{}, refusal.New(v1.ReasonAuthorityForbidden, "AzureIdentity %s: %v", id.Key, err)
+		return imds.Token{}, err
 	}
 	credential, err := s.options.Credentials.Credential(ctx, id)
 	if err != nil {

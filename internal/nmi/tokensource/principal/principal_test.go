@@ -32,6 +32,11 @@ func (s *stage) Token(_ context.Context, request entra.Request) (imds.Token, err
 	return imds.NewToken("v", imds.Token{}), s.answer
 }
 
+func (s *stage) Current(context.Context, identity.Identity) (tokensource.Credential, error) {
+	s.opened++
+	return tokensource.Credential{Version: "7"}, s.refused
+}
+
 func (s *stage) Credential(context.Context, identity.Identity) (entra.Credential, error) {
 	s.opened++
 	return entra.NewSecret("s3cr3t"), s.refused
@@ -65,6 +70,9 @@ func request(t *testing.T, change func(*identity.Identity)) tokensource.Request 
 
 func TestAsksAsTheIdentitySays(t *testing.T) {
 	s := &stage{}
+	if current, err := s.source(t).Current(t.Context(), request(t, nil).Identity); err != nil || current.Version != "7" {
+		t.Errorf("got version %q, %v", current.Version, err)
+	}
 	token, err := s.source(t).Token(t.Context(), request(t, func(id *identity.Identity) { id.Authority = "https://login.microsoftonline.us" }))
 	if err != nil || token.Value() != "v" {
 		t.Fatal(err)
@@ -91,6 +99,9 @@ func TestWhereACredentialMayNotGo(t *testing.T) {
 			_, err := s.source(t).Token(t.Context(), request(t, change))
 			if refused := refusal.Of(err); err == nil || refused.Reason != v1.ReasonAuthorityForbidden || !strings.Contains(refused.Message, "ns/a") {
 				t.Errorf("got %v", err)
+			}
+			if _, err := s.source(t).Current(t.Context(), request(t, change).Identity); err == nil || refusal.Of(err).Reason != v1.ReasonAuthorityForbidden {
+				t.Errorf("its version: %v", err)
 			}
 			if s.opened+len(s.asked) > 0 {
 				t.Error("the credential was touched")
