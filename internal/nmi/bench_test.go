@@ -70,14 +70,14 @@ func warm(b testing.TB) http.Handler {
 	}
 	limits := defaultLimits()
 	limits.PodPerSecond, limits.NodeAtOnce = maxLimit, maxLimit // one pod makes all requests
-	r := &runner{callers: callers, metrics: report.NewMetrics(), options: &Options{Limits: limits}, log: logTo(io.Discard)}
+	r := &runner{callers: callers, metrics: report.NewMetrics(), options: &Options{Limits: limits, AuditEvery: defaultAuditEvery}, log: logTo(io.Discard)}
 	paid := newOutbound(limits, r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
 			tokens: r.newCache(tokensource.Sources{Managed: objects}, paid),
 		},
-		Limits: r.newLimiter(), Gate: paid, Done: r.decided(audit.NewSampler()),
+		Limits: r.newLimiter(), Gate: paid, Done: r.decided(audit.NewSampler(r.options.AuditEvery)),
 	})
 }
 

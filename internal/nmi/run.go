@@ -293,7 +293,7 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 		Listed:                r.options.AllowedMetadata,
 		RetryAfter:            r.options.RetryAfterHeader,
 		Timeout:               callerWait + r.config.wait + upstreamTime,
-		Done:                  r.decided(audit.NewSampler()),
+		Done:                  r.decided(audit.NewSampler(r.options.AuditEvery)),
 	}), nil
 }
 

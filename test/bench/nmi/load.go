@@ -182,7 +182,7 @@ func (p *peer) openLoop(ctx context.Context, f flow) (round, error) {
 	found := make([]round, len(lines))
 	var group sync.WaitGroup
 	for i, l := range lines {
-		group.Go(func() { found[i] = l.serve(due, f.refusals) })
+		group.Go(func() { found[i] = l.serve(due, f.refusals, time.Now().Add(f.length)) })
 	}
 	pace(ctx, due, total, f.perSecond)
 	group.Wait()
@@ -206,9 +206,14 @@ func pace(ctx context.Context, due chan<- time.Time, total int, perSecond float6
 	}
 }
 
-func (l *line) serve(due <-chan time.Time, refusals bool) round {
+// serve asks whenever a request is due. Where refusals are expected, what is still
+// due at the end is let go: it waits for an agent that holds it back on purpose.
+func (l *line) serve(due <-chan time.Time, refusals bool, end time.Time) round {
 	var out round
 	for at := range due {
+		if refusals && time.Now().After(end) {
+			continue
+		}
 		got, err := l.ask()
 		switch {
 		case err != nil:

@@ -60,13 +60,18 @@ func (p *pace) leave(now time.Time) {
 }
 
 // throttled records an answer 429 that asks to wait for after, or does not say.
-// All of those that come before a pause is over are one complaint.
+// All of those that come before a pause is over are one complaint. The first one
+// in a while costs a pause only: requests can come closer together than they
+// left. Another soon after it says that somebody else on this node asks, too, or
+// that the limits are lower, and halves the pace.
 func (p *pace) throttled(now time.Time, after time.Duration) {
 	if !now.Before(p.paused) {
+		if !p.slowed.IsZero() && now.Before(p.slowed.Add(recovery)) {
+			p.slow = min(p.slow+1, maxSlow)
+		}
 		if after <= 0 {
 			after = minPause << p.slow
 		}
-		p.slow = min(p.slow+1, maxSlow)
 	}
 	until := now.Add(min(max(after, minPause), maxPause))
 	if until.After(p.paused) {

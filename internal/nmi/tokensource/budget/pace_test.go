@@ -72,11 +72,12 @@ func TestComplaintsSlowTheBudgetDown(t *testing.T) {
 		each       time.Duration   // then
 	}{
 		"none":                      {nil, 0, 51 * time.Millisecond},
-		"one that says how long":    {[]time.Duration{7 * time.Second}, 7 * time.Second, 102 * time.Millisecond},
-		"one that does not say":     {[]time.Duration{0}, time.Second, 102 * time.Millisecond},
-		"two that do not say":       {[]time.Duration{0, 0}, 2 * time.Second, 204 * time.Millisecond},
+		"one that says how long":    {[]time.Duration{7 * time.Second}, 7 * time.Second, 51 * time.Millisecond},
+		"one that does not say":     {[]time.Duration{0}, time.Second, 51 * time.Millisecond},
+		"two that do not say":       {[]time.Duration{0, 0}, 2 * time.Second, 102 * time.Millisecond},
+		"two that say how long":     {[]time.Duration{time.Second, 3 * time.Second}, 3 * time.Second, 102 * time.Millisecond},
 		"many":                      {[]time.Duration{0, 0, 0, 0, 0, 0}, 16 * time.Second, 816 * time.Millisecond},
-		"one that says a long time": {[]time.Duration{time.Hour}, time.Minute, 102 * time.Millisecond},
+		"one that says a long time": {[]time.Duration{time.Hour}, time.Minute, 51 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, now := newPace(20, 5), start

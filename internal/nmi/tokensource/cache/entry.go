@@ -114,7 +114,7 @@ func (c *Cache) keep(p *call, token imds.Token, err error) {
 
 func (c *Cache) keepToken(e *entry, token imds.Token, now time.Time) {
 	life := token.ExpiresOn.Sub(now)
-	e.token, e.failure, e.failedUntil = token, nil, time.Time{}
+	e.token, e.failure, e.failedUntil = token.Encoded(), nil, time.Time{}
 	e.old, e.retry = token.ExpiresOn.Add(-min(c.options.Margin, life/4)), time.Time{}
 	c.due.schedule(e, now.Add(replaceAfter(life)))
 }
