@@ -24,6 +24,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -67,6 +68,7 @@ func say(err error) int {
 // options are what the command line says.
 type options struct {
 	programs   string
+	scenarios  string
 	rounds     int
 	round      time.Duration
 	accounts   int
@@ -78,6 +80,7 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("nmi", flag.ContinueOnError)
 	flags.StringVar(&o.programs, "programs", filepath.Join(env.Root(), "bin"), "folder of nmi and azuresim")
+	flags.StringVar(&o.scenarios, "scenarios", "cold,warm,neighbour", "what to measure")
 	flags.IntVar(&o.rounds, "rounds", 7, "rounds of each measurement, NMI and the bare handler in turns; the median counts")
 	flags.DurationVar(&o.round, "round", time.Second, "length of a round")
 	flags.IntVar(&o.accounts, "service-accounts", 10_000, "ServiceAccounts in the cluster")
@@ -100,6 +103,9 @@ func measure(ctx context.Context, o options) (rows []row, err error) {
 		{"warm", s.warm},
 		{"neighbour", s.neighbour},
 	} {
+		if !slices.Contains(strings.Split(o.scenarios, ","), scenario.name) {
+			continue
+		}
 		s.progress("scenario " + scenario.name)
 		found, err := scenario.run(ctx)
 		rows = append(rows, found...)
