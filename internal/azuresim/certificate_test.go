@@ -7,12 +7,10 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"io"
-	"math/big"
 	"net/http"
 	"net/url"
 	"strings"
@@ -24,6 +22,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 // signing is a certificate with its key, and an application that has it.
@@ -38,16 +37,7 @@ func newSigning(t *testing.T) signing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mic"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signing{key, certificate}
+	return signing{key, simtest.Certify(t, key, time.Now().Add(time.Hour))}
 }
 
 func (s signing) document() model.Document {

@@ -3,12 +3,12 @@ package nmi
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 )
@@ -107,15 +107,7 @@ func testNothingIsTold(t *testing.T, c *cluster) {
 	for name, address := range addresses {
 		c.pod(ns, name, name, address)
 	}
-	watcher, err := client.NewWithWatch(c.config, client.Options{Scheme: c.client.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	events, err := watcher.Watch(t.Context(), &corev1.EventList{}, client.InNamespace(ns))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer events.Stop()
+	events := c.events(ns)
 	r := c.startIn(w, upstream, "--operation-mode=managed", "-v=9")
 	var issued, told []string
 	for name, address := range addresses {
@@ -133,10 +125,7 @@ func testNothingIsTold(t *testing.T, c *cluster) {
 	}
 	// The Secret under another key, and its refusal, are Events.
 	for seen := map[string]bool{}; !seen[string(v1.ReasonUndocumentedKey)] || !seen[string(v1.ReasonUpstreamRefused)]; {
-		event, ok := (<-events.ResultChan()).Object.(*corev1.Event)
-		if !ok {
-			t.Fatal("the watch of events broke")
-		}
+		event := events()
 		seen[event.Reason] = true
 		told = append(told, event.Reason+" "+event.Message+" "+metav1.FormatLabelSelector(&metav1.LabelSelector{MatchLabels: event.Labels}))
 	}
@@ -147,7 +136,7 @@ func testNothingIsTold(t *testing.T, c *cluster) {
 	if !strings.Contains(all, "outcome=issued") || !strings.Contains(all, "nmi_decisions_total") {
 		t.Fatal("this is not all that was written")
 	}
-	forbidden := append(issued, appSecret, "n0t-the-s3cret", "pfx-pässword", "eyJ", "client_assertion", strings.Split(key, "\n")[3])
+	forbidden := slices.Concat(issued, []string{appSecret, "n0t-the-s3cret", "pfx-pässword", "eyJ", "client_assertion", strings.Split(key, "\n")[3]})
 	for _, value := range forbidden {
 		if strings.Contains(all, value) {
 			t.Errorf("something that was written holds %.12s…", value)

@@ -108,12 +108,18 @@ func (c *cluster) namespace(name string) string {
 // address it is pending.
 func (c *cluster) pod(namespace, name, label, address string) *corev1.Pod {
 	c.t.Helper()
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
-		Spec:       corev1.PodSpec{NodeName: nodeName, ServiceAccountName: "app", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-	}
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 	if label != "" {
-		pod.Labels = map[string]string{v1.PodLabel: label}
+		meta.Labels = map[string]string{v1.PodLabel: label}
+	}
+	return c.podWith(meta, address)
+}
+
+func (c *cluster) podWith(meta metav1.ObjectMeta, address string) *corev1.Pod {
+	c.t.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: meta,
+		Spec:       corev1.PodSpec{NodeName: nodeName, ServiceAccountName: "app", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 	}
 	c.apply(pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending}
@@ -124,6 +130,27 @@ func (c *cluster) pod(namespace, name, label, address string) *corev1.Pod {
 		c.t.Fatal(err)
 	}
 	return pod
+}
+
+// events watches a namespace's Events; what it returns waits for the next one.
+func (c *cluster) events(namespace string) func() *corev1.Event {
+	c.t.Helper()
+	watcher, err := client.NewWithWatch(c.config, client.Options{Scheme: c.client.Scheme()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	events, err := watcher.Watch(c.t.Context(), &corev1.EventList{}, client.InNamespace(namespace))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(events.Stop)
+	return func() *corev1.Event {
+		event, ok := (<-events.ResultChan()).Object.(*corev1.Event)
+		if !ok {
+			c.t.Fatal("the watch of events broke")
+		}
+		return event
+	}
 }
 
 func azureIdentity(namespace string, n int) *v1.AzureIdentity {

@@ -4,11 +4,9 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -16,10 +14,10 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"software.sslmate.com/src/go-pkcs12"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 func TestPrincipals(t *testing.T) {
@@ -150,20 +148,12 @@ func keyed(t testing.TB) (pfx, certificatePEM, keyPEM string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	certificate := simtest.Certify(t, key, time.Now().Add(time.Hour))
 	packed, err := pkcs12.Modern2023.Encode(key, certificate, nil, "pfx-pässword")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(packed), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+	return string(packed), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})),
 		string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
 }
 
@@ -280,25 +270,13 @@ func testCrossNamespace(t *testing.T, c *cluster) {
 	if got := c.startIn(w, upstream, "--operation-mode=managed").get("127.2.6.1", tokenPath+"?resource="+resource); got.status != 403 || !strings.Contains(got.body, "SecretForbidden") {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
-	watcher, err := client.NewWithWatch(c.config, client.Options{Scheme: c.client.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	events, err := watcher.Watch(t.Context(), &corev1.EventList{}, client.InNamespace(ns))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer events.Stop()
+	events := c.events(ns)
 	r := c.startIn(w, upstream, "--operation-mode=managed", "--allow-cross-namespace-secrets")
 	if got := r.get("127.2.6.1", tokenPath+"?resource="+resource); got.status != 200 {
 		t.Errorf("allowed: got %d %s", got.status, got.body)
 	}
 	for {
-		event, ok := (<-events.ResultChan()).Object.(*corev1.Event)
-		if !ok {
-			t.Fatal("the watch of events broke")
-		}
-		if event.Reason == string(v1.ReasonCrossNamespaceSecret) && event.InvolvedObject.Name == "pod" {
+		if event := events(); event.Reason == string(v1.ReasonCrossNamespaceSecret) && event.InvolvedObject.Name == "pod" {
 			return
 		}
 	}

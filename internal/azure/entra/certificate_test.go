@@ -1,13 +1,11 @@
 package entra_test
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/pem"
@@ -20,6 +18,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/entra"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 // rsaKey is shared: making one is slow.
@@ -28,21 +27,6 @@ var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.Genera
 func key(t testing.TB) *rsa.PrivateKey {
 	t.Helper()
 	out, err := rsaKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// certify makes a certificate of a key, signed by itself.
-func certify(t testing.TB, key crypto.Signer, end time.Time) *x509.Certificate {
-	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "demo"}, NotBefore: end.Add(-time.Hour), NotAfter: end}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := x509.ParseCertificate(der)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,12 +57,12 @@ func pkcs8(t testing.TB, key any) string {
 
 func TestParseCertificate(t *testing.T) {
 	now := time.Now()
-	private, valid := key(t), certify(t, key(t), now.Add(time.Hour))
+	private, valid := key(t), simtest.Certify(t, key(t), now.Add(time.Hour))
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ecCertificate, asPEM := certify(t, ec, now.Add(time.Hour)), block("CERTIFICATE", valid.Raw)
+	ecCertificate, asPEM := simtest.Certify(t, ec, now.Add(time.Hour)), block("CERTIFICATE", valid.Raw)
 	modern := pfx(t, pkcs12.Modern2023, private, valid, "p")
 	pkcs1 := block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(private))
 	sec1, err := x509.MarshalECPrivateKey(ec)
@@ -112,7 +96,7 @@ func TestParseCertificate(t *testing.T) {
 		"two keys":                     {asPEM + pkcs1 + pkcs1, "", "several private keys"},
 		"a broken certificate":         {block("CERTIFICATE", []byte("x")) + pkcs1, "", "cannot be read"},
 		"a broken key":                 {asPEM + block("PRIVATE KEY", []byte("x")), "", "cannot be read"},
-		"an expired certificate":       {block("CERTIFICATE", certify(t, private, now.Add(-time.Hour)).Raw) + pkcs1, "", "expired on"},
+		"an expired certificate":       {block("CERTIFICATE", simtest.Certify(t, private, now.Add(-time.Hour)).Raw) + pkcs1, "", "expired on"},
 		"nothing":                      {"", "", "neither a PFX"},
 		"something else":               {"\x30\x03\x02\x01\x05", "", "neither a PFX"},
 		"work without end":             {string(iterations(t, 2_000_001)), "p", "iterations"},
@@ -159,11 +143,11 @@ func iterations(t testing.TB, count any) []byte {
 // of.
 func FuzzParseCertificate(f *testing.F) {
 	now := time.Now()
-	valid := certify(f, key(f), now.Add(time.Hour))
+	valid := simtest.Certify(f, key(f), now.Add(time.Hour))
 	f.Add(pfx(f, pkcs12.Modern2023, key(f), valid, "p"), "p")
 	f.Add(pfx(f, pkcs12.LegacyDES, key(f), valid, ""), "")
 	f.Add([]byte(block("CERTIFICATE", valid.Raw)+pkcs8(f, key(f))), "")
-	f.Add([]byte("-----BEGIN PRIVATE KEY-----\n"), "p")
+	f.Add([]byte("-----BEGIN "+"PRIVATE KEY-----\n"), "p")
 	f.Fuzz(func(t *testing.T, content []byte, password string) {
 		got, err := entra.ParseCertificate(content, password, now)
 		if err == nil && got.Leaf() == nil {

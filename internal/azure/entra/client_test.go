@@ -285,7 +285,7 @@ func TestTheWayThereIsTheEnvironments(t *testing.T) {
 }
 
 func TestCredentialsAreNotPrinted(t *testing.T) {
-	certificate, err := entra.ParseCertificate([]byte(block("CERTIFICATE", certify(t, key(t), time.Now().Add(time.Hour)).Raw)+pkcs8(t, key(t))), "", time.Now())
+	certificate, err := entra.ParseCertificate([]byte(block("CERTIFICATE", simtest.Certify(t, key(t), time.Now().Add(time.Hour)).Raw)+pkcs8(t, key(t))), "", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,21 +28,24 @@ func walk(der []byte, depth int) error {
 		if err != nil {
 			return nil //nolint:nilerr // bytes that are no structure hold no numbers
 		}
-		der = rest
-		universal := value.Class == asn1.ClassUniversal
-		if afterSalt && universal && value.Tag == asn1.TagInteger {
+		if afterSalt && is(value, asn1.TagInteger) {
 			if err := checkCount(value.FullBytes); err != nil {
 				return err
 			}
 		}
-		afterSalt = universal && value.Tag == asn1.TagOctetString
-		if value.IsCompound || afterSalt {
-			if err := walk(value.Bytes, depth-1); err != nil {
-				return err
-			}
+		der, afterSalt = rest, is(value, asn1.TagOctetString)
+		if !value.IsCompound && !afterSalt {
+			continue
+		}
+		if err := walk(value.Bytes, depth-1); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func is(value asn1.RawValue, tag int) bool {
+	return value.Class == asn1.ClassUniversal && value.Tag == tag
 }
 
 func checkCount(der []byte) error {

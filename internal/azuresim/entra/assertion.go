@@ -51,7 +51,7 @@ func (s *Server) byCertificate(principal state.Principal, form url.Values) (stat
 	return principal, nil
 }
 
-var errUnknownCertificate = errors.New("no such certificate") //nolint:gochecknoglobals // a sentinel
+var errUnknownCertificate = errors.New("no such certificate")
 
 // signer finds the certificate that the head of an assertion names by its
 // thumbprint. A chain in the head must begin with that one.

@@ -346,3 +346,51 @@ func TestResolveProperties(t *testing.T) {
 		}
 	}
 }
+
+// FuzzResolve asks by IDs of any spelling among identities of any spelling. What
+// is chosen is the pod's own, usable, and matches each ID that was asked for;
+// there is always an answer, and a refusal has words.
+func FuzzResolve(f *testing.F) {
+	f.Add("client-a", "", "", "Client-A", armPrefix+"a", v1.AssignedIDAssigned, "app", false)
+	f.Add("", "", armPrefix+"A", "", armPrefix+"a", "", "app", true)
+	f.Add("", "object", "", "client", "", v1.AssignedIDCreated, "", false)
+	f.Add("client", "", armPrefix+"b", "client", armPrefix+"a", v1.AssignedIDUnassigned, "app", false)
+	f.Fuzz(func(t *testing.T, clientID, objectID, resourceID, hasClientID, hasResourceID, status, label string, namespaced bool) {
+		query := resolve.Query{ClientID: clientID, ObjectID: objectID}
+		if parsed, err := armid.ParseUserAssigned(resourceID); err == nil {
+			query.ResourceID = parsed
+		}
+		near, far := azureIdentity("ns/a"), azureIdentity("far/b")
+		for _, object := range []*v1.AzureIdentity{near, far} {
+			object.Spec.ClientID, object.Spec.ResourceID = hasClientID, hasResourceID
+		}
+		w := &world{
+			identities: []*v1.AzureIdentity{near, far, azureIdentity("ns/other")},
+			bindings:   []*v1.AzureIdentityBinding{azureBinding("ns/a", "a"), azureBinding("far/b", "b")},
+			assigned:   []*v1.AzureAssignedIdentity{assigned(status, near), assigned(status, far)},
+		}
+		usable := status == v1.AssignedIDAssigned || status == v1.AssignedIDLegacy
+		for name, candidates := range map[string]resolve.Candidates{
+			"managed": resolve.Managed(podWith(label), w), "standard": w.standard(binding.Policy{Namespaced: namespaced}, label),
+		} {
+			choice, refused := resolve.Resolve(query, candidates, w)
+			if (refused == nil) != (len(choice.Identities) > 0) || refused != nil && (refused.Reason == "" || refused.Message == "") {
+				t.Fatalf("%s: chose %v, refused %v", name, choice.Identities, refused)
+			}
+			for _, chosen := range choice.Identities {
+				switch {
+				case label != "app":
+					t.Fatalf("%s: chose for a pod that nothing selects", name)
+				case name == "standard" && !usable:
+					t.Fatalf("chose what is %q", status)
+				case chosen.Namespace != "ns" && (name == "managed" || namespaced):
+					t.Fatalf("%s: chose %s across namespaces", name, chosen.Key)
+				case chosen.ClientID.String() == "" && chosen.ResourceID.IsZero():
+					t.Fatalf("%s: chose the node's default", name)
+				case clientID != "" && !strings.EqualFold(clientID, chosen.ClientID.String()), !query.ResourceID.IsZero() && chosen.ResourceID != query.ResourceID:
+					t.Fatalf("%s: asked %+v, chose %+v", name, query, chosen)
+				}
+			}
+		}
+	})
+}

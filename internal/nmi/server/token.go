@@ -104,6 +104,10 @@ func (s *Server) write(w http.ResponseWriter, answer imds.Answer, encode func(im
 	s.buffers.Put(buffer)
 }
 
+func methodServed(method string, writes bool) bool {
+	return method == http.MethodGet || method == http.MethodPost && writes
+}
+
 // target is a path that is no token route.
 type target struct {
 	kind route
@@ -125,7 +129,7 @@ func (s *Server) other(w http.ResponseWriter, r *http.Request, to target, record
 		return refused
 	case err != nil:
 		return err
-	case r.Method != http.MethodGet && (r.Method != http.MethodPost || to.kind == instance || !excepted):
+	case !methodServed(r.Method, excepted && to.kind != instance):
 		return notAllowed(r.Method)
 	}
 	record.Reason = v1.ReasonForwarded

@@ -18,7 +18,7 @@ import (
 
 // The documented keys of a Secret.
 const (
-	keyClientSecret = "clientSecret" //nolint:gosec // the name of a key
+	keyClientSecret = "clientSecret"
 	keyCertificate  = "certificate"
 	keyPassword     = "password"
 )
@@ -26,12 +26,12 @@ const (
 // read takes the credential out of a Secret. Every error is a [*refusal.Error]
 // and holds nothing of the content.
 //
-//	type                      key           taken
-//	1, secret                 clientSecret  its value
-//	                          one other     its value, with a warning, of an Opaque Secret that lies
-//	                                        beside its identity: the old agent took any key
-//	                          several       refused: the old agent took one of them at random
-//	2, certificate            certificate   PFX or PEM, opened with the key password if it is there
+//	type  key           what is taken
+//	1     clientSecret  its value
+//	      one other     its value, with a warning, of an Opaque Secret that lies
+//	                    beside its identity: the old agent took any key
+//	      several       refused: the old agent took one of them at random
+//	2     certificate   PFX or PEM, opened with the key password if it is there
 func read(id identity.Identity, secret *corev1.Secret, now time.Time) (entra.Credential, []tokensource.Warning, error) {
 	if err := checkType(id, secret); err != nil {
 		return nil, nil, err
