@@ -131,6 +131,9 @@ const (
 	// ReasonAuthorityForbidden: the identity names an authority, or a tenant, to
 	// which this install gives no credential.
 	ReasonAuthorityForbidden Reason = "AuthorityForbidden"
+	// ReasonLimited: the pod, or all pods of the node together, ask for more than
+	// they may.
+	ReasonLimited Reason = "Limited"
 	// ReasonMethodNotAllowed: the path is served, but not for this HTTP method.
 	ReasonMethodNotAllowed Reason = "MethodNotAllowed"
 	// ReasonBlocked: this install keeps instance metadata from pods.

@@ -41,14 +41,15 @@ type agent struct {
 	policy  binding.Policy
 	callers *caller.Index
 	objects objects
-	tokens  tokensource.Source
+	tokens  issuer
 	// credentials says which credential a service principal has.
 	credentials credentials
 	warnings    warnings
 	// wait bounds how long a request waits for what may come by itself.
 	wait time.Duration
 
-	ready atomic.Bool // objects were synced once, and so stay
+	ready     atomic.Bool // objects were synced once, and so stay
+	decisions decisions
 }
 
 var _ server.Agent = (*agent)(nil)
@@ -56,6 +57,11 @@ var _ server.Agent = (*agent)(nil)
 // credentials knows the Secrets of service principals.
 type credentials interface {
 	Current(ctx context.Context, id identity.Identity) (tokensource.Credential, error)
+}
+
+// issuer keeps tokens and gets them.
+type issuer interface {
+	Token(ctx context.Context, ask tokensource.Ask) (imds.Token, error)
 }
 
 // warnings tells the people who run a pod what they can mend.
@@ -70,17 +76,15 @@ func (a *agent) Identify(ctx context.Context, remote netip.Addr, wait bool, reco
 	if err := a.synced(); err != nil {
 		return nil, err
 	}
-	find := func() (caller.Pod, error) { return a.callers.Find(remote) }
-	first := find
-	if wait {
-		first = func() (caller.Pod, error) { return a.callers.Lookup(ctx, remote) }
+	pod, err := a.callers.Find(remote)
+	if err != nil && wait {
+		pod, err = a.callers.Lookup(ctx, remote)
 	}
-	pod, err := first()
 	if err != nil {
 		return nil, err
 	}
 	_, excepted := binding.Exception(rulePod(pod), a.objects.Exceptions(pod.Namespace))
-	return a.caller(podCaller{pod: pod, again: find, excepted: excepted}, record), nil
+	return a.caller(podCaller{pod: pod, remote: remote, excepted: excepted}, record), nil
 }
 
 // Named finds a pod of this node for a program of the node.
@@ -92,8 +96,7 @@ func (a *agent) Named(ctx context.Context, key identity.Key, record *audit.Recor
 	if err != nil {
 		return nil, err
 	}
-	find := func() (caller.Pod, error) { return a.callers.FindNamed(key) }
-	return a.caller(podCaller{pod: pod, again: find, oneTenant: true}, record), nil
+	return a.caller(podCaller{pod: pod, named: true}, record), nil
 }
 
 func (a *agent) caller(p podCaller, record *audit.Record) *podCaller {
@@ -121,13 +124,13 @@ func rulePod(pod caller.Pod) binding.Pod {
 
 // podCaller is one pod that asks.
 type podCaller struct {
-	agent *agent
-	pod   caller.Pod
-	// again finds the pod once more, without waiting.
-	again    func() (caller.Pod, error)
+	agent    *agent
+	pod      caller.Pod
+	remote   netip.Addr
 	excepted bool
-	// oneTenant leaves out auxiliary tenants.
-	oneTenant bool
+	// named says that a program of the node named the pod. It gets no tokens of
+	// auxiliary tenants.
+	named bool
 }
 
 // Excepted reports whether an AzurePodIdentityException selects the pod.
@@ -136,15 +139,17 @@ func (p *podCaller) Excepted() bool { return p.excepted }
 // Token answers, or waits for a while on the watch if what is missing may come
 // by itself. What the pod's owner can mend becomes an Event on the pod.
 func (p *podCaller) Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error) {
-	patience, cancel := context.WithTimeout(ctx, p.agent.wait)
-	defer cancel()
+	var patience <-chan time.Time
 	for {
 		changed := p.agent.objects.Changed()
 		answer, err := p.attempt(ctx, request, record)
 		if err == nil {
 			return answer, nil
 		}
-		if !resolve.Waits(refusal.Of(err).Reason) || !until(patience, changed) {
+		if patience == nil {
+			patience = time.After(p.agent.wait)
+		}
+		if !resolve.Waits(refusal.Of(err).Reason) || !until(ctx, changed, patience) {
 			p.warn(err)
 			return imds.Answer{}, err
 		}
@@ -154,20 +159,26 @@ func (p *podCaller) Token(ctx context.Context, request imds.TokenRequest, record
 	}
 }
 
-// until waits for a change; false if ctx ended first.
-func until(ctx context.Context, changed <-chan struct{}) bool {
+// until waits for a change; false if ctx or the patience ended first.
+func until(ctx context.Context, changed <-chan struct{}, patience <-chan time.Time) bool {
+	select {
+	case <-patience:
+		return false
+	default:
+	}
 	select {
 	case <-changed:
-		return ctx.Err() == nil
+		return true
+	case <-patience:
 	case <-ctx.Done():
-		return false
 	}
+	return false
 }
 
 // refresh looks at the pod again, which may have got a label meanwhile, or have
 // ended and left its address to another.
 func (p *podCaller) refresh() error {
-	pod, err := p.again()
+	pod, err := p.find()
 	if err != nil {
 		return err
 	}
@@ -178,9 +189,16 @@ func (p *podCaller) refresh() error {
 	return nil
 }
 
+func (p *podCaller) find() (caller.Pod, error) {
+	if p.named {
+		return p.agent.callers.FindNamed(p.pod.Key)
+	}
+	return p.agent.callers.Find(p.remote)
+}
+
 func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error) {
 	query := resolve.Query{ClientID: request.ClientID, ObjectID: request.ObjectID, ResourceID: request.ResourceID}
-	choice, refused := resolve.Resolve(query, p.candidates(), p.agent.objects)
+	choice, refused := p.resolve(query)
 	if refused != nil {
 		return imds.Answer{}, refused
 	}
@@ -205,7 +223,7 @@ func (p *podCaller) issue(ctx context.Context, id identity.Identity, request imd
 	}
 	answer := imds.Answer{Token: token}
 	for _, tenant := range id.AuxiliaryTenants {
-		if tenant == "" || p.oneTenant {
+		if tenant == "" || p.named {
 			break
 		}
 		if token, err = p.token(ctx, id.In(tenant), request); err != nil {
@@ -219,7 +237,9 @@ func (p *podCaller) issue(ctx context.Context, id identity.Identity, request imd
 // token gets one token. A service principal's credential is looked at first: a
 // token that was got with another one is not served any more.
 func (p *podCaller) token(ctx context.Context, id identity.Identity, request imds.TokenRequest) (imds.Token, error) {
-	wanted := tokensource.Request{Identity: id, Resource: request.Resource}
+	wanted := tokensource.Ask{
+		Request: tokensource.Request{Identity: id, Resource: request.Resource, Fresh: request.BypassCache}, Pod: p.pod.Key, UID: p.pod.UID,
+	}
 	if id.Credential != (identity.Key{}) {
 		current, err := p.agent.credentials.Current(ctx, id)
 		if err != nil {
@@ -231,6 +251,20 @@ func (p *podCaller) token(ctx context.Context, id identity.Identity, request imd
 		wanted.Version = current.Version
 	}
 	return p.agent.tokens.Token(ctx, wanted)
+}
+
+// resolve decides, or knows what was decided of the same things.
+func (p *podCaller) resolve(query resolve.Query) (resolve.Choice, *refusal.Error) {
+	now := p.agent.objects.Changed()
+	asked := question{uid: p.pod.UID, selector: rulePod(p.pod).Selector(), query: query}
+	if known, ok := p.agent.decisions.of(now, asked); ok {
+		return known, nil
+	}
+	choice, refused := resolve.Resolve(query, p.candidates(), p.agent.objects)
+	if refused == nil {
+		p.agent.decisions.keep(now, asked, choice)
+	}
+	return choice, refused
 }
 
 func (p *podCaller) candidates() resolve.Candidates {

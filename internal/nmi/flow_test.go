@@ -116,7 +116,7 @@ func (s *scene) Warn(_ identity.Key, _ types.UID, reason v1.Reason, _ string) {
 }
 
 // Token issues a token whose oid tells the identity.
-func (s *scene) Token(_ context.Context, request tokensource.Request) (imds.Token, error) {
+func (s *scene) Token(_ context.Context, request tokensource.Ask) (imds.Token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.failing[request.Identity.Name]; err != nil {

@@ -41,7 +41,11 @@ type Options struct {
 	ScaleFeatures         bool
 	UserAgent             string
 	Log                   obs.LogOptions
-	Principals            PrincipalOptions
+	// AuditEvery is how often the log says that a pod got a token that it had
+	// got before; zero says it each time.
+	AuditEvery time.Duration
+	Principals PrincipalOptions
+	Limits     LimitOptions
 
 	// RuleIntervalSeconds is how often the redirect is looked at unasked.
 	RuleIntervalSeconds int
@@ -81,6 +85,10 @@ const (
 // every pod's agent.
 const defaultAssignmentWait = 4 * time.Second
 
+// defaultAuditEvery keeps pods that do not keep their tokens from filling the log
+// with one line over and over.
+const defaultAuditEvery = 10 * time.Second
+
 // NewOptions returns the defaults, with what the environment says: KUBECONFIG,
 // FORCENAMESPACED and AZURE_ENVIRONMENT_FILEPATH, as they always were.
 func NewOptions() *Options {
@@ -98,6 +106,8 @@ func NewOptions() *Options {
 		RetriesForCreated:    contractRetriesForCreated,
 		RetriesForAssigned:   contractRetriesForAssigned,
 		RetryIntervalSeconds: contractRetryInterval,
+		Limits:               defaultLimits(),
+		AuditEvery:           defaultAuditEvery,
 		Principals:           PrincipalOptions{SecretMaxAge: time.Minute, EnvironmentFile: os.Getenv(entra.EnvironmentFileVariable)},
 	}
 }
@@ -126,7 +136,9 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.RetriesForCreated, "retry-attempts-for-created", o.RetriesForCreated, "with the next two, if any is set: the wait is (created + assigned) × interval, instead of --assignment-wait")
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
 	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
+	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
 	o.Principals.addFlags(f)
+	o.Limits.addFlags(f)
 	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
 	f.BoolVar(&o.Version, "version", false, "print the version and end")
@@ -197,7 +209,7 @@ func (o *Options) config() (config, error) {
 	if err := o.addresses(&c); err != nil {
 		return config{}, err
 	}
-	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check()); err != nil {
+	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
 		return config{}, err
 	}
 	var err error

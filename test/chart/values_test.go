@@ -195,6 +195,10 @@ func ofNMI(out map[string]effect) {
 		"allowedMetadata":                    {set: `["attested","scheduledevents"]`, got: flagOf("nmi", "allowed-metadata"), want: "attested,scheduledevents"},
 		"authorityHosts":                     {set: `["login.microsoftonline.us","https://adfs.local/adfs"]`, got: flagOf("nmi", "authority-hosts"), want: "login.microsoftonline.us,https://adfs.local/adfs"},
 		"allowCrossNamespaceSecrets":         {set: `"true"`, got: flagOf("nmi", "allow-cross-namespace-secrets"), want: "true"},
+		"podRequestRate":                     {set: `"50"`, got: flagOf("nmi", "pod-request-rate"), want: "50"},
+		"imdsTokenRate":                      {set: `"10"`, got: flagOf("nmi", "imds-token-rate"), want: "10"},
+		"imdsTokenConcurrency":               {set: `"3"`, got: flagOf("nmi", "imds-token-concurrency"), want: "3"},
+		"auditRepeatInterval":                {set: `"1m"`, got: flagOf("nmi", "audit-repeat-interval"), want: "1m"},
 		"secretMaxAge":                       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
 		"trustedCAConfigMap":                 {set: `"roots"`, got: trustedRoots("nmi"), want: true},
 	} {

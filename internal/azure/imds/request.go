@@ -85,20 +85,20 @@ func saysTrue(values []string) bool {
 // counts. Unknown names are left alone, api-version is optional, and an empty
 // value is an absent one. Errors are [*RequestError]s.
 func ParseTokenQuery(rawQuery string) (TokenRequest, error) {
-	values, err := parseQuery(rawQuery)
-	if err != nil {
+	var read variables
+	if err := read.parse(rawQuery); err != nil {
 		return TokenRequest{}, err
 	}
-	out := TokenRequest{Resource: values["resource"], ClientID: values["client_id"], ObjectID: values["object_id"]}
-	out.BypassCache = strings.EqualFold(values["bypass_cache"], "true")
+	out := TokenRequest{Resource: read.get("resource"), ClientID: read.get("client_id"), ObjectID: read.get("object_id")}
+	out.BypassCache = strings.EqualFold(read.get("bypass_cache"), "true")
 	switch {
 	case out.Resource == "":
 		return TokenRequest{}, refuse("Required query variable 'resource' is missing")
 	case len(out.Resource) > maxResource:
 		return TokenRequest{}, refuse("Query variable 'resource' is longer than %d bytes", maxResource)
 	}
-	out.ResourceID, err = resourceID(values["msi_res_id"], values["mi_res_id"])
-	if err != nil {
+	var err error
+	if out.ResourceID, err = resourceID(read.get("msi_res_id"), read.get("mi_res_id")); err != nil {
 		return TokenRequest{}, err
 	}
 	return out, nil
@@ -143,20 +143,60 @@ func unescape(s string) (string, error) {
 	return out, nil
 }
 
-func parseQuery(rawQuery string) (map[string]string, error) {
-	parsed, err := url.ParseQuery(rawQuery)
-	if err != nil {
-		return nil, refuse("Query string cannot be parsed: %v", err)
-	}
-	out := make(map[string]string, len(parsed))
-	for name, values := range parsed {
-		folded := strings.ToLower(name)
-		if _, twice := out[folded]; twice || len(values) > 1 {
-			return nil, refuse("Query variable %q is given more than once", folded)
+// maxVariables bounds how many variables a query may have; the service knows
+// seven.
+const maxVariables = 32
+
+// variables are those of a query, names in lower case. They are few, and on the
+// stack: this is read for each request.
+type variables struct {
+	all   [maxVariables]variable
+	count int
+}
+
+type variable struct{ name, value string }
+
+func (v *variables) get(name string) string {
+	for i := range v.count {
+		if v.all[i].name == name {
+			return v.all[i].value
 		}
-		out[folded] = values[0]
 	}
-	return out, nil
+	return ""
+}
+
+func (v *variables) parse(rawQuery string) error {
+	for part := range strings.SplitSeq(rawQuery, "&") {
+		if part == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(part, "=")
+		name, err := unescape(name)
+		if err != nil {
+			return err
+		}
+		if value, err = unescape(value); err != nil {
+			return err
+		}
+		if err := v.add(strings.ToLower(name), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *variables) add(name, value string) error {
+	if v.count == maxVariables {
+		return refuse("Query string holds more than %d variables", maxVariables)
+	}
+	for i := range v.count {
+		if v.all[i].name == name {
+			return refuse("Query variable %q is given more than once", name)
+		}
+	}
+	v.all[v.count] = variable{name, value}
+	v.count++
+	return nil
 }
 
 func resourceID(msi, mi string) (armid.ID, error) {

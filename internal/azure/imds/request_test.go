@@ -2,6 +2,7 @@ package imds_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -211,4 +212,17 @@ func named(values url.Values, name string) []string {
 		}
 	}
 	return out
+}
+
+func TestAQueryIsBounded(t *testing.T) {
+	var query strings.Builder
+	for i := range 31 {
+		fmt.Fprintf(&query, "x%d=1&", i)
+	}
+	if _, err := imds.ParseTokenQuery(query.String() + "resource=r"); err != nil {
+		t.Errorf("32 variables: %v", err)
+	}
+	if _, err := imds.ParseTokenQuery(query.String() + "resource=r&y=1"); err == nil {
+		t.Error("33 variables are read")
+	}
 }

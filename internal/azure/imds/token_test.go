@@ -198,3 +198,28 @@ func TestAnswers(t *testing.T) {
 		})
 	}
 }
+
+func TestATokenEncodedOnceIsRightInEachAnswer(t *testing.T) {
+	for name, body := range map[string]string{
+		"as the service answers": body,
+		"with little in it":      `{"access_token":"t","expires_on":"1700086399"}`,
+		"with text to escape":    `{"access_token":"a\"b\\c\u00e9","expires_on":"1700086399","resource":"r<>&"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			token, err := imds.ParseToken([]byte(body), now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			once := token.Encoded()
+			for _, later := range []time.Duration{0, time.Second, 23 * time.Hour, 48 * time.Hour} {
+				want := string(token.AppendWire(nil, now.Add(later)))
+				if diff := cmp.Diff(want, string(once.AppendWire([]byte("["), now.Add(later))[1:])); diff != "" {
+					t.Errorf("%s later: %s", later, diff)
+				}
+			}
+			if allocations := testing.AllocsPerRun(100, func() { once.AppendWire(make([]byte, 0, 4096)[:0], now) }); allocations > 1 {
+				t.Errorf("%.0f allocations for an answer", allocations)
+			}
+		})
+	}
+}

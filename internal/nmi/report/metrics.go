@@ -42,6 +42,7 @@ type Metrics struct {
 	apiErrors    *prometheus.CounterVec
 	decisions    *prometheus.CounterVec
 	cache        *prometheus.CounterVec
+	limited      *prometheus.CounterVec
 	upstream     *prometheus.HistogramVec
 	repairs      prometheus.Counter
 
@@ -73,6 +74,9 @@ func NewMetrics() *Metrics {
 		cache: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nmi_token_cache_total", Help: "Requests to the token cache, by how it answered.",
 		}, []string{"result"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nmi_limited_total", Help: "Requests and connections of pods that met a limit of the agent, by the limit.",
+		}, []string{"limit"}),
 		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "nmi_upstream_duration_seconds", Help: "Time of token requests to the metadata service and to Entra, by how they went.",
 			Buckets: prometheus.DefBuckets,
@@ -82,7 +86,7 @@ func NewMetrics() *Metrics {
 		}),
 		resources: map[string]bool{},
 	}
-	m.registry.MustRegister(m.operations, m.imdsDuration, m.imdsErrors, m.apiErrors, m.decisions, m.cache, m.upstream, m.repairs,
+	m.registry.MustRegister(m.operations, m.imdsDuration, m.imdsErrors, m.apiErrors, m.decisions, m.cache, m.limited, m.upstream, m.repairs,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -160,6 +164,20 @@ func (m *Metrics) APIFailed(operation string) {
 // Cached counts one answer of the token cache, by its result.
 func (m *Metrics) Cached(result string) {
 	m.cache.WithLabelValues(result).Inc()
+}
+
+// Limited counts one request or connection that met a limit.
+func (m *Metrics) Limited(limit string) {
+	m.limited.WithLabelValues(limit).Inc()
+}
+
+// Waiting shows how many requests wait for their turn at an upstream. It is
+// called once for each.
+func (m *Metrics) Waiting(upstream string, count func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "nmi_upstream_waiting", Help: "Requests that wait for their turn at an upstream.",
+		ConstLabels: prometheus.Labels{"upstream": upstream},
+	}, func() float64 { return float64(count()) }))
 }
 
 // Repaired counts one repair of the redirect.

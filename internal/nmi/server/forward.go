@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
@@ -25,7 +27,7 @@ const (
 // the query is written anew, and of the headers a few are set. The service is
 // asked at its configured address and nowhere else, and a redirect of its is the
 // caller's to see, not followed.
-func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string) error {
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, record *audit.Record) error {
 	query, err := imds.RebuildQuery(r.URL.RawQuery)
 	if err != nil {
 		return invalid(err)
@@ -37,16 +39,28 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string) er
 			return err
 		}
 	}
-	out, err := http.NewRequestWithContext(r.Context(), r.Method, target.String(), body)
+	// A caller that leaves does not end what the service has begun: it counts
+	// until it is over.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.options.Timeout)
+	defer cancel()
+	out, err := http.NewRequestWithContext(ctx, r.Method, target.String(), body)
 	if err != nil {
 		return unavailable(err)
 	}
 	out.Header = forwardedHeader(r.Header)
+	leave, err := s.options.Gate.Enter(r.Context(), record)
+	if err != nil {
+		return err
+	}
 	answer, err := s.options.Transport.RoundTrip(out)
 	if err != nil {
+		leave(false, 0)
 		return unavailable(err)
 	}
-	defer func() { _ = answer.Body.Close() }() // nothing is left to read
+	defer func() {
+		_ = answer.Body.Close() // nothing is left to read
+		leave(answer.StatusCode == http.StatusTooManyRequests, imds.RetryAfter(answer.Header))
+	}()
 	return pass(w, answer)
 }
 

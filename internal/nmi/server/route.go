@@ -52,6 +52,9 @@ func Listable() []string { return []string{"attested", "scheduledevents"} }
 // and dot segments are malformed: a service further on could read them as
 // something else than what was checked here.
 func routeOf(path string, list []string) (route, string) {
+	if path == metadataDir+tokenRest { // nearly always
+		return token, path
+	}
 	segments, ok := split(path)
 	if !ok {
 		return malformed, ""

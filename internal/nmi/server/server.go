@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -43,6 +44,19 @@ type Caller interface {
 	Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error)
 }
 
+// Limits bounds what one address asks, and all together.
+type Limits interface {
+	// Enter lets a request in; leave must follow. The error is a refusal.
+	Enter(remote netip.Addr) (leave func(), err error)
+}
+
+// Gate lets requests pass that are forwarded, as many as the real service takes.
+type Gate interface {
+	// Enter waits for the request's turn; leave must follow, and says whether the
+	// service complained, and how long it asked to wait. The error is a refusal.
+	Enter(ctx context.Context, record *audit.Record) (leave func(throttled bool, after time.Duration), err error)
+}
+
 // Options configure a [Server].
 type Options struct {
 	Agent Agent
@@ -50,6 +64,9 @@ type Options struct {
 	Upstream netip.AddrPort
 	// Transport is the way there; nil is [imds.NewTransport].
 	Transport http.RoundTripper
+	// Limits and Gate are asked before anything is done; nil bounds nothing.
+	Limits Limits
+	Gate   Gate
 	// NoMetadataHeader lets requests without the header Metadata pass.
 	NoMetadataHeader bool
 	// BlockInstanceMetadata keeps /metadata/instance from pods.
@@ -71,6 +88,10 @@ type Options struct {
 // Server is the handler. Use [New].
 type Server struct {
 	options Options
+	// contentType is what every answer of the agent's own says. It is shared, and
+	// only read.
+	contentType []string
+	buffers     sync.Pool
 }
 
 // New returns a server.
@@ -84,26 +105,46 @@ func New(options Options) *Server {
 	if options.Done == nil {
 		options.Done = func(context.Context, *audit.Record) {}
 	}
+	if options.Limits == nil {
+		options.Limits = unlimited{}
+	}
+	if options.Gate == nil {
+		options.Gate = open{}
+	}
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	return &Server{options: options}
+	return &Server{options: options, contentType: []string{contentType}}
+}
+
+// unlimited are Limits that bound nothing.
+type unlimited struct{}
+
+func (unlimited) Enter(netip.Addr) (func(), error) { return func() {}, nil }
+
+// open is a Gate that is always open.
+type open struct{}
+
+func (open) Enter(context.Context, *audit.Record) (func(bool, time.Duration), error) {
+	return func(bool, time.Duration) {}, nil
 }
 
 // ServeHTTP answers one request and tells Done how it went. A panic becomes an
 // InternalError.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := s.options.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), s.options.Timeout)
-	defer cancel()
-	limit(w, s.options.Timeout)
-	record := &audit.Record{Route: audit.RouteOther}
-	out := &response{ResponseWriter: w}
+	e := &serving{
+		response: response{ResponseWriter: w}, record: audit.Record{Route: audit.RouteOther},
+		ctx: patience{Context: r.Context(), until: time.Now().Add(s.options.Timeout)},
+	}
+	out, record := &e.response, &e.record
+	limit(w, e.ctx.until)
 	defer func() {
 		record.Status, record.Took = out.status, s.options.Now().Sub(start)
-		s.options.Done(ctx, record)
+		s.options.Done(&e.ctx, record)
+		e.ctx.end()
 	}()
-	err := s.guarded(out, r.WithContext(ctx), record)
+	err := s.guarded(out, r.WithContext(&e.ctx), record)
 	if err == nil {
 		return
 	}
@@ -117,12 +158,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.refuse(out, refused, record.Route)
 }
 
+// serving is what one request needs, in one piece.
+type serving struct {
+	response response
+	record   audit.Record
+	ctx      patience
+}
+
 // limit bounds the connection by the same time as the request, plus a little to
 // say so. Without it, the deadline for reading the request would end the wait
 // for its answer.
-func limit(w http.ResponseWriter, timeout time.Duration) {
+func limit(w http.ResponseWriter, until time.Time) {
 	controller := http.NewResponseController(w)
-	end := time.Now().Add(timeout + 5*time.Second)
+	end := until.Add(5 * time.Second)
 	// A writer without deadlines is one of a test, which has its own.
 	_ = controller.SetReadDeadline(end)
 	_ = controller.SetWriteDeadline(end)
@@ -170,6 +218,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	record.Remote = remote.Addr().Unmap()
 	kind, path := routeOf(wirePath(r), s.options.Listed)
 	record.Route = recorded(kind)
+	leave, err := s.options.Limits.Enter(record.Remote)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	switch {
 	case kind == malformed:
 		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, of letters, digits and . _ ~ -, without empty or dot segments")
@@ -208,6 +261,9 @@ func recorded(kind route) audit.Route {
 
 func checkHeaders(header http.Header, required bool) error {
 	err := imds.CheckHeaders(header, required)
+	if err == nil {
+		return nil
+	}
 	var refused *imds.RequestError
 	if errors.As(err, &refused) && refused.Forwarded {
 		return refusal.New(v1.ReasonForbiddenHeader, "%s", refused.Description)

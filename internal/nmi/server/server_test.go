@@ -291,6 +291,7 @@ func TestEveryReasonHasItsStatus(t *testing.T) {
 		v1.ReasonAuthorityForbidden:      {403, 403, ""},
 		v1.ReasonUpstreamUpdating:        {410, 410, ""},
 		v1.ReasonUpstreamThrottled:       {429, 429, "1"},
+		v1.ReasonLimited:                 {429, 429, "1"},
 		v1.ReasonUpstreamUnavailable:     {503, 503, "1"},
 		v1.ReasonCallerAmbiguous:         {503, 503, "1"},
 		v1.ReasonNotReady:                {503, 503, "5"},

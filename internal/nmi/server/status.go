@@ -35,7 +35,7 @@ const notYetAfter = 20 * time.Second
 //	forbidden, or not possible here         403
 //	not there yet                           404
 //	being updated, back within 70 seconds   410, for which clients wait that long
-//	throttled                               429
+//	throttled, or too much asked            429
 //	the agent, or what it needs, is down    503
 func answerTo(reason v1.Reason) answer {
 	switch reason {
@@ -54,7 +54,7 @@ func answerTo(reason v1.Reason) answer {
 		return answer{status: http.StatusNotFound, code: "not_found", notYet: true}
 	case v1.ReasonUpstreamUpdating:
 		return answer{status: http.StatusGone, code: "gone"}
-	case v1.ReasonUpstreamThrottled:
+	case v1.ReasonUpstreamThrottled, v1.ReasonLimited:
 		return answer{status: http.StatusTooManyRequests, code: "too_many_requests", after: time.Second}
 	case v1.ReasonUpstreamUnavailable, v1.ReasonCallerAmbiguous:
 		return answer{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", after: time.Second}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
@@ -28,13 +29,13 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	}
 	if caller.Excepted() {
 		record.Reason = v1.ReasonException
-		return s.forward(w, r, imds.TokenPath)
+		return s.forward(w, r, imds.TokenPath, record)
 	}
 	answer, err := s.ask(r, caller, record)
 	if err != nil {
 		return err
 	}
-	write(w, answer.AppendWire(room(answer), s.options.Now()))
+	s.write(w, answer, imds.Answer.AppendWire)
 	return nil
 }
 
@@ -66,7 +67,7 @@ func (s *Server) host(w http.ResponseWriter, r *http.Request, record *audit.Reco
 	if err != nil {
 		return err
 	}
-	write(w, answer.AppendHostWire(room(answer), s.options.Now()))
+	s.write(w, answer, imds.Answer.AppendHostWire)
 	return nil
 }
 
@@ -85,17 +86,22 @@ func (s *Server) ask(r *http.Request, caller Caller, record *audit.Record) (imds
 	return answer, nil
 }
 
-// room returns a buffer that an answer most likely fits in.
-func room(answer imds.Answer) []byte {
-	return make([]byte, 0, (len(answer.Token.Value())+512)*(1+len(answer.Auxiliary)))
-}
-
-func write(w http.ResponseWriter, body []byte) {
+// write sends an answer, encoded. Buffers are used again: an answer is some
+// kilobytes, and there may be thousands a second.
+func (s *Server) write(w http.ResponseWriter, answer imds.Answer, encode func(imds.Answer, []byte, time.Time) []byte) {
+	buffer, ok := s.buffers.Get().(*[]byte)
+	if !ok {
+		buffer = new([]byte)
+	}
+	body := encode(answer, (*buffer)[:0], s.options.Now())
 	header := w.Header()
-	header.Set("Content-Type", contentType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header["Content-Type"] = s.contentType
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no token
+	*buffer = body
+	clear(body) // a token does not stay
+	s.buffers.Put(buffer)
 }
 
 func methodServed(method string, writes bool) bool {
@@ -130,5 +136,5 @@ func (s *Server) other(w http.ResponseWriter, r *http.Request, to target, record
 	if excepted {
 		record.Reason = v1.ReasonException
 	}
-	return s.forward(w, r, to.path)
+	return s.forward(w, r, to.path, record)
 }
