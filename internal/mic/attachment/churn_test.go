@@ -60,6 +60,7 @@ type churner struct {
 	*world
 	random  *rand.Rand
 	pods    int
+	live    int // assignments, held at what keeps the test quick
 	bursts  int
 	foreign map[string]bool // resource and identity that somebody else attached
 }
@@ -68,8 +69,8 @@ func (c *churner) step(t *testing.T) {
 	t.Helper()
 	on := c.resources[c.random.IntN(len(c.resources))]
 	switch dice := c.random.IntN(100); {
-	case dice < 45:
-		c.pods++
+	case dice < 45 && c.live < 25:
+		c.pods, c.live = c.pods+1, c.live+1
 		c.assign(t, fmt.Sprint("pod-", c.pods), on, c.random.IntN(identities))
 	case dice < 90:
 		c.release(t)
@@ -96,6 +97,7 @@ func (c *churner) release(t *testing.T) {
 	if len(all) < 10 {
 		return
 	}
+	c.live--
 	gone := all[c.random.IntN(len(all))]
 	if err := c.kube.Delete(t.Context(), &gone); err != nil {
 		t.Fatal(err)
