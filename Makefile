@@ -80,6 +80,10 @@ bench: ## Run the benchmarks.
 bench-nmi: root debian build assets ## Measure NMI beside a bare handler, before a metadata service at its limits; a missed goal fails. About 5 minutes.
 	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench/nmi
 
+.PHONY: bench-mic
+bench-mic: build assets ## Measure MIC in large clusters against a real API server, beside the old figures: about 12 minutes. ARGS="--help" shows how to take a part.
+	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench $(ARGS)
+
 FUZZTIME ?= 10s
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (default 10s).
