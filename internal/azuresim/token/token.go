@@ -145,9 +145,12 @@ func IssuerURL(tenant string) string { return "https://sts.windows.net/" + tenan
 // Mint signs a token that lets p call audience.
 func (i *Issuer) Mint(tenant string, p state.Principal, audience string) (Token, error) {
 	now := i.now().Truncate(time.Second)
-	lifetime, acr := i.lifetimeOf(p), "1"
+	lifetime, acr := i.lifetime, "1"
 	if p.ResourceID != "" || p.ByCertificate {
 		acr = "2"
+	}
+	if lifetime == 0 {
+		lifetime = i.usualLifetime(p)
 	}
 	unique := make([]byte, 16)
 	if _, err := rand.Read(unique); err != nil {
@@ -169,10 +172,7 @@ func (i *Issuer) Mint(tenant string, p state.Principal, audience string) (Token,
 	return t, nil
 }
 
-func (i *Issuer) lifetimeOf(p state.Principal) time.Duration {
-	if i.lifetime != 0 {
-		return i.lifetime
-	}
+func (i *Issuer) usualLifetime(p state.Principal) time.Duration {
 	lifetime := DefaultApplicationLifetime
 	if p.ResourceID != "" {
 		lifetime = DefaultManagedIdentityLifetime
