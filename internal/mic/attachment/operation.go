@@ -197,10 +197,18 @@ func confirmed(records []v1.OwnedIdentity) []v1.OwnedIdentity {
 }
 
 func (p *pass) succeeded(ctx context.Context, shown *compute.Identities) error {
+	added := apply.Attaching(p.record)
+	named, err := p.observe.Named(ctx, added)
+	if err != nil {
+		return err
+	}
 	p.ended(v1.OperationSucceeded, nil)
-	p.quarantine = p.quarantine.Accept()
 	if shown != nil {
 		p.show(*shown)
+	}
+	p.quarantine = p.quarantine.Accept()
+	for _, id := range added {
+		p.unconfirmed[id] = named[id].ClientIDs
 	}
 	return p.apply.Record(ctx, p.record, confirmed(p.record.Spec.Owned))
 }

@@ -55,8 +55,8 @@ type ARM interface {
 	apply.ARM
 }
 
-// Options are what a [Reconciler] works with. Client, Live, Events, ARM,
-// Namespace and Policy are needed.
+// Options are what a [Reconciler] works with. Client, Live, Events, ARM and
+// Namespace are needed.
 type Options struct {
 	Client client.Client
 	// Live reads from the API server itself.
@@ -65,7 +65,7 @@ type Options struct {
 	ARM    ARM
 	// Namespace is the controller's own.
 	Namespace string
-	// Policy says what is never removed, at the time of asking.
+	// Policy, if set, says what is never removed, at the time of asking.
 	Policy func() plan.Policy
 	// Watchdog, if set, watches every resource that is worked on.
 	Watchdog *watchdog.Watchdog
@@ -135,6 +135,9 @@ func (o Options) withDefaults() Options {
 	o.RetryMin, o.RetryMax = cmp.Or(o.RetryMin, time.Second), cmp.Or(o.RetryMax, 5*time.Minute)
 	o.PollInterval, o.OperationTimeout = cmp.Or(o.PollInterval, 5*time.Second), cmp.Or(o.OperationTimeout, 30*time.Minute)
 	o.QuarantineMin, o.QuarantineMax = cmp.Or(o.QuarantineMin, 30*time.Second), cmp.Or(o.QuarantineMax, 10*time.Minute)
+	if o.Policy == nil {
+		o.Policy = func() plan.Policy { return plan.Policy{} }
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -271,7 +274,6 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 	}
 	// Pods whose identity is there already do not wait for the others'.
 	p.operation = &v1.ARMOperation{StartTime: metav1.NewTime(p.options.Now()), Result: v1.OperationRunning}
-	p.unconfirmed = planned.UnconfirmedAfter
 	p.underway = true
 	err = p.say(ctx)
 	p.underway = false
