@@ -16,9 +16,9 @@ import (
 //	the assignment…                                     says so, if there is…
 //	                                                    no record   a record
 //	Assigned, or older than states, without conditions  yes         with its finalizer only
-//	Created, or Unassigned                              never       never
-//	has a condition Ready                               never       never: it is ours
-//	is of a service principal, or cannot be read        never       never
+//	Created, or Unassigned                              no          never
+//	has a condition Ready                               no          never: it is ours
+//	is of a service principal, or cannot be read        no          never
 //
 // The old controller removes the identities of all its assignments, whoever
 // attached them, so that nothing is taken over that it would have left alone.
