@@ -109,18 +109,7 @@ func ParseTokenQuery(rawQuery string) (TokenRequest, error) {
 // escaped again. What cannot be understood is a [*RequestError].
 func RebuildQuery(rawQuery string) (string, error) {
 	var out strings.Builder
-	for part := range strings.SplitSeq(rawQuery, "&") {
-		if part == "" {
-			continue
-		}
-		name, value, valued := strings.Cut(part, "=")
-		name, err := unescape(name)
-		if err != nil {
-			return "", err
-		}
-		if value, err = unescape(value); err != nil {
-			return "", err
-		}
+	err := eachVariable(rawQuery, func(name, value string, valued bool) error {
 		if out.Len() > 0 {
 			out.WriteByte('&')
 		}
@@ -128,8 +117,31 @@ func RebuildQuery(rawQuery string) (string, error) {
 		if valued {
 			out.WriteString("=" + url.QueryEscape(value))
 		}
+		return nil
+	})
+	return out.String(), err
+}
+
+// eachVariable calls do with each variable of a query, unescaped; valued says
+// whether there is a value, which may be empty.
+func eachVariable(rawQuery string, do func(name, value string, valued bool) error) error {
+	for part := range strings.SplitSeq(rawQuery, "&") {
+		if part == "" {
+			continue
+		}
+		name, value, valued := strings.Cut(part, "=")
+		name, err := unescape(name)
+		if err != nil {
+			return err
+		}
+		if value, err = unescape(value); err != nil {
+			return err
+		}
+		if err := do(name, value, valued); err != nil {
+			return err
+		}
 	}
-	return out.String(), nil
+	return nil
 }
 
 func unescape(s string) (string, error) {
@@ -166,23 +178,7 @@ func (v *variables) get(name string) string {
 }
 
 func (v *variables) parse(rawQuery string) error {
-	for part := range strings.SplitSeq(rawQuery, "&") {
-		if part == "" {
-			continue
-		}
-		name, value, _ := strings.Cut(part, "=")
-		name, err := unescape(name)
-		if err != nil {
-			return err
-		}
-		if value, err = unescape(value); err != nil {
-			return err
-		}
-		if err := v.add(strings.ToLower(name), value); err != nil {
-			return err
-		}
-	}
-	return nil
+	return eachVariable(rawQuery, func(name, value string, _ bool) error { return v.add(strings.ToLower(name), value) })
 }
 
 func (v *variables) add(name, value string) error {

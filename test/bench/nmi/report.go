@@ -2,10 +2,11 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/nmi/load"
 )
 
 // row is one figure, beside that of a bare handler where there is one.
@@ -39,42 +40,6 @@ func table(rows []row) string {
 	return out.String()
 }
 
-// series are the figures of several rounds.
-type series []float64
-
-// median returns the middle of them; zero if there are none.
-func (s series) median() float64 { return s.quantile(0.5) }
-
-// quantile returns the smallest figure that at least that part of them is not
-// above.
-func (s series) quantile(q float64) float64 {
-	if len(s) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(s))
-	return sorted[min(len(sorted)-1, max(0, int(q*float64(len(sorted))+0.999999)-1))]
-}
-
-// spread writes the median, the least and the most.
-func (s series) spread(write func(float64) string) string {
-	if len(s) == 0 {
-		return "none"
-	}
-	return fmt.Sprintf("%s (%s to %s)", write(s.median()), write(slices.Min(s)), write(slices.Max(s)))
-}
-
-// over divides figures of the same rounds, so that what slowed a round down as a
-// whole is in neither.
-func (s series) over(other series) series {
-	out := make(series, 0, len(s))
-	for i := range min(len(s), len(other)) {
-		if other[i] > 0 {
-			out = append(out, s[i]/other[i])
-		}
-	}
-	return out
-}
-
 func thousands(n float64) string { return fmt.Sprintf("%.1f k", n/1000) }
 
 func micros(seconds float64) string {
@@ -83,19 +48,19 @@ func micros(seconds float64) string {
 
 func ratio(n float64) string { return fmt.Sprintf("%.2f", n) }
 
-// atMost compares two series by the median of their ratios.
-func atMost(what string, bare, ours series, limit float64, write func(float64) string) row {
-	got := ours.over(bare)
+// atMost compares two load.Series by the median of their ratios.
+func atMost(what string, bare, ours load.Series, limit float64, write func(float64) string) row {
+	got := ours.Over(bare)
 	return row{
-		what: what, bare: bare.spread(write), ours: ours.spread(write) + ", × " + got.spread(ratio),
-		goal: "≤ " + ratio(limit) + " ×", met: got.median() <= limit && len(got) > 0,
+		what: what, bare: bare.Spread(write), ours: ours.Spread(write) + ", × " + got.Spread(ratio),
+		goal: "≤ " + ratio(limit) + " ×", met: got.Median() <= limit && len(got) > 0,
 	}
 }
 
 // atLeast is the reverse.
-func atLeast(what string, bare, ours series, limit float64, write func(float64) string) row {
+func atLeast(what string, bare, ours load.Series, limit float64, write func(float64) string) row {
 	out := atMost(what, bare, ours, limit, write)
-	out.goal, out.met = "≥ "+ratio(limit)+" ×", ours.over(bare).median() >= limit
+	out.goal, out.met = "≥ "+ratio(limit)+" ×", ours.Over(bare).Median() >= limit
 	return out
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/nmi/load"
 )
 
 // The goals, of which the rest stand beside their figures.
@@ -51,7 +53,7 @@ func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) 
 	defer func() { err = errors.Join(err, stop()) }()
 	var (
 		mu     sync.Mutex
-		took   series
+		took   load.Series
 		failed []error
 		group  sync.WaitGroup
 	)
@@ -70,7 +72,7 @@ func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) 
 	}
 	group.Wait()
 	name = "cold, " + name
-	rows = append(rows, none(name+": failures", len(failed)), bounded(name+": the last answer after", took.quantile(1), coldWithin.Seconds(), "s"))
+	rows = append(rows, none(name+": failures", len(failed)), bounded(name+": the last answer after", took.Quantile(1), coldWithin.Seconds(), "s"))
 	if len(failed) > 0 {
 		s.progress(fmt.Sprintf("%s: the first failure: %v", name, failed[0]))
 	}
@@ -79,26 +81,26 @@ func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) 
 
 // persist asks as an SDK does: again when it is told to come back, as often as the
 // time allows.
-func (s *stage) persist(ctx context.Context, p *peer, k key, told bool) error {
+func (s *stage) persist(ctx context.Context, p *load.Peer, k key, told bool) error {
 	asking := *p
-	asking.from, asking.target = p.from[k.pod:k.pod+1], func(int) string { return k.target }
-	l, err := asking.open(ctx, 0)
+	asking.From, asking.Target = p.From[k.pod:k.pod+1], func(int) string { return k.target }
+	l, err := asking.Open(ctx, 0)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = l.conn.Close() }() // all was read
+	defer l.Close()
 	for start := time.Now(); ; {
-		got, err := l.ask()
+		got, err := l.Ask()
 		switch {
 		case err != nil:
 			return err
-		case got.status == 200:
+		case got.Status == 200:
 			return nil
 		case !told || !isRetry(got) || time.Since(start) > time.Minute:
-			return fmt.Errorf("pod %d was answered %d, to come back after %s", k.pod, got.status, got.after)
+			return fmt.Errorf("pod %d was answered %d, to come back after %s", k.pod, got.Status, got.After)
 		}
 		select {
-		case <-time.After(got.after):
+		case <-time.After(got.After):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -107,7 +109,7 @@ func (s *stage) persist(ctx context.Context, p *peer, k key, told bool) error {
 
 // pair is NMI, warm, and the bare handler beside it.
 type pair struct {
-	ours, bare *peer
+	ours, bare *load.Peer
 	stop       func() error
 }
 
@@ -127,7 +129,7 @@ func (s *stage) pair(ctx context.Context, flags ...string) (pair, error) {
 		group.Go(func() { errs[i] = s.persist(ctx, ours, k, true) })
 	}
 	group.Wait()
-	body, err := ours.fetch(ctx, 0)
+	body, err := ours.Fetch(ctx, 0)
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return pair{}, errors.Join(fmt.Errorf("warming the cache: %w", err), stop())
 	}
@@ -155,10 +157,10 @@ func (s *stage) warm(ctx context.Context) (rows []row, err error) {
 		name := fmt.Sprintf("warm, %d connections", connections)
 		rows = append(rows,
 			atLeast(name+": answers a second", bare.rate, ours.rate, leastOfBare, thousands),
-			row{what: name + ": CPU for an answer", bare: bare.cpu.spread(micros), ours: ours.cpu.spread(micros) + ", × " + ours.cpu.over(bare.cpu).spread(ratio)},
+			row{what: name + ": CPU for an answer", bare: bare.cpu.Spread(micros), ours: ours.cpu.Spread(micros) + ", × " + ours.cpu.Over(bare.cpu).Spread(ratio)},
 			none(name+": failures", ours.failures))
 		if connections == 64 {
-			capacity = ours.rate.median()
+			capacity = ours.rate.Median()
 		}
 	}
 	rate := partOfCapacity * capacity
@@ -168,7 +170,7 @@ func (s *stage) warm(ctx context.Context) (rows []row, err error) {
 	if err != nil {
 		return rows, err
 	}
-	resident, anonymous, err := both.ours.process.memory()
+	resident, anonymous, err := both.ours.Process.Memory()
 	return append(rows,
 		bounded("memory: anonymous", anonymous, mostAnonymous, "MiB"),
 		bounded("memory: resident", resident, mostResident, "MiB")), err
@@ -176,22 +178,22 @@ func (s *stage) warm(ctx context.Context) (rows []row, err error) {
 
 // figures are those of all rounds.
 type figures struct {
-	rate, cpu, p99 series
+	rate, cpu, p99 load.Series
 	failures       int
 }
 
 func (s *stage) throughput(ctx context.Context, both pair, connections int) (bare, ours figures, err error) {
 	for range s.options.rounds {
 		for _, side := range []struct {
-			peer *peer
+			peer *load.Peer
 			into *figures
 		}{{both.bare, &bare}, {both.ours, &ours}} {
-			got, err := side.peer.closed(ctx, connections, s.options.round)
+			got, err := side.peer.Closed(ctx, connections, s.options.round)
 			if err != nil {
 				return bare, ours, err
 			}
-			side.into.rate, side.into.cpu = append(side.into.rate, got.perSecond), append(side.into.cpu, got.cpu)
-			side.into.failures += got.failures
+			side.into.rate, side.into.cpu = append(side.into.rate, got.PerSecond), append(side.into.cpu, got.CPU)
+			side.into.failures += got.Failures
 		}
 	}
 	return bare, ours, nil
@@ -201,14 +203,14 @@ func (s *stage) latency(ctx context.Context, both pair, rate float64) ([]row, er
 	var bare, ours figures
 	for range s.options.rounds {
 		for _, side := range []struct {
-			peer *peer
+			peer *load.Peer
 			into *figures
 		}{{both.bare, &bare}, {both.ours, &ours}} {
-			got, err := side.peer.openLoop(ctx, flow{perSecond: rate, connections: 64, length: 2 * s.options.round})
+			got, err := side.peer.OpenLoop(ctx, load.Flow{PerSecond: rate, Connections: 64, Length: 2 * s.options.round})
 			if err != nil {
 				return nil, err
 			}
-			side.into.p99, side.into.failures = append(side.into.p99, got.latencies.quantile(0.99)), side.into.failures+got.failures
+			side.into.p99, side.into.failures = append(side.into.p99, got.Latencies.Quantile(0.99)), side.into.failures+got.Failures
 		}
 	}
 	name := fmt.Sprintf("warm, %.0f a second", rate)
@@ -231,7 +233,7 @@ func (s *stage) neighbour(ctx context.Context) (rows []row, err error) {
 		{"resources that nobody knows", s.unknown()},
 	} {
 		s.progress("a flood of " + flood.name)
-		var quiet, loud series
+		var quiet, loud load.Series
 		failures := 0
 		for range s.options.rounds {
 			before, err := s.victim(ctx, both.ours)
@@ -242,14 +244,14 @@ func (s *stage) neighbour(ctx context.Context) (rows []row, err error) {
 			if err != nil {
 				return rows, err
 			}
-			quiet, loud = append(quiet, before.latencies.quantile(0.99)), append(loud, during.latencies.quantile(0.99))
-			failures += before.failures + during.failures
+			quiet, loud = append(quiet, before.Latencies.Quantile(0.99)), append(loud, during.Latencies.Quantile(0.99))
+			failures += before.Failures + during.Failures
 		}
-		got := loud.over(quiet)
+		got := loud.Over(quiet)
 		name := fmt.Sprintf("neighbour of %d a second, %s", floodPerSecond, flood.name)
 		rows = append(rows,
-			row{what: name + ": p99", bare: quiet.spread(micros) + " alone", ours: loud.spread(micros) + ", × " + got.spread(ratio),
-				goal: "≤ " + ratio(mostNeighbour) + " ×", met: got.median() <= mostNeighbour},
+			row{what: name + ": p99", bare: quiet.Spread(micros) + " alone", ours: loud.Spread(micros) + ", × " + got.Spread(ratio),
+				goal: "≤ " + ratio(mostNeighbour) + " ×", met: got.Median() <= mostNeighbour},
 			none(name+": failures", failures))
 	}
 	return append(rows, s.imds.rows("neighbour")...), nil
@@ -263,21 +265,21 @@ func (s *stage) unknown() func() string {
 }
 
 // victim asks 200 times a second, as several of the pods do together.
-func (s *stage) victim(ctx context.Context, p *peer) (round, error) {
+func (s *stage) victim(ctx context.Context, p *load.Peer) (load.Round, error) {
 	victims := *p
-	victims.from = p.from[manyPods:]
-	victims.target = func(i int) string { return p.target(manyPods + i) }
-	return victims.openLoop(ctx, flow{perSecond: 200, connections: 8, length: 2 * s.options.round})
+	victims.From = p.From[manyPods:]
+	victims.Target = func(i int) string { return p.Target(manyPods + i) }
+	return victims.OpenLoop(ctx, load.Flow{PerSecond: 200, Connections: 8, Length: 2 * s.options.round})
 }
 
 // beside does the same while the first pod floods.
-func (s *stage) beside(ctx context.Context, p *peer, another func() string) (round, error) {
+func (s *stage) beside(ctx context.Context, p *load.Peer, another func() string) (load.Round, error) {
 	flooding := *p
-	flooding.from, flooding.another = p.from[:1], another
+	flooding.From, flooding.Another = p.From[:1], another
 	var flood error
 	var group sync.WaitGroup
 	group.Go(func() {
-		_, flood = flooding.openLoop(ctx, flow{perSecond: floodPerSecond, connections: 32, length: 2 * s.options.round, refusals: true})
+		_, flood = flooding.OpenLoop(ctx, load.Flow{PerSecond: floodPerSecond, Connections: 32, Length: 2 * s.options.round, Refusals: true})
 	})
 	out, err := s.victim(ctx, p)
 	group.Wait()

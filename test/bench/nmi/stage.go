@@ -15,6 +15,8 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 	"github.com/aad-pod-identity/aad-pod-identity/test/world"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/nmi/load"
 )
 
 const (
@@ -71,7 +73,7 @@ func (s *stage) progress(step string) {
 }
 
 // agent starts NMI anew, with nothing in its cache.
-func (s *stage) agent(ctx context.Context, flags ...string) (*peer, func() error, error) {
+func (s *stage) agent(ctx context.Context, flags ...string) (*load.Peer, func() error, error) {
 	if s.starts++; s.starts > 1 {
 		// The log of each line of warm requests is long, and nobody reads it.
 		if err := os.RemoveAll(s.world.Logs()); err != nil {
@@ -82,12 +84,12 @@ func (s *stage) agent(ctx context.Context, flags ...string) (*peer, func() error
 	if err != nil {
 		return nil, nil, err
 	}
-	p := &peer{name: "NMI", dial: s.dial(nmiAddress), from: s.cluster.addresses(), target: s.cluster.warmTarget, process: process{running.PID()}}
+	p := &load.Peer{Name: "NMI", Dial: s.dial(nmiAddress), From: s.cluster.addresses(), Target: s.cluster.warmTarget, Process: load.Process(running.PID())}
 	return p, running.Close, nil
 }
 
 // bare starts the bare handler, which answers with the bytes of an answer.
-func (s *stage) bare(ctx context.Context, answer []byte) (*peer, func() error, error) {
+func (s *stage) bare(ctx context.Context, answer []byte) (*load.Peer, func() error, error) {
 	file := filepath.Join(s.dir, "answer")
 	if err := os.WriteFile(file, answer, 0o600); err != nil {
 		return nil, nil, fmt.Errorf("writing the answer: %w", err)
@@ -106,25 +108,25 @@ func (s *stage) bare(ctx context.Context, answer []byte) (*peer, func() error, e
 		_ = cmd.Wait()
 		return nil
 	}
-	p := &peer{name: "bare", dial: s.dial(bareAddress), from: s.cluster.addresses(), target: s.cluster.warmTarget, process: process{cmd.Process.Pid}}
+	p := &load.Peer{Name: "bare", Dial: s.dial(bareAddress), From: s.cluster.addresses(), Target: s.cluster.warmTarget, Process: load.Process(cmd.Process.Pid)}
 	return p, stop, s.await(ctx, p)
 }
 
 // await waits until a peer accepts connections.
-func (s *stage) await(ctx context.Context, p *peer) error {
+func (s *stage) await(ctx context.Context, p *load.Peer) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		conn, err := p.dial(ctx, p.from[0])
+		conn, err := p.Dial(ctx, p.From[0])
 		if err == nil {
 			return conn.Close()
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", p.name, err)
+			return fmt.Errorf("waiting for %s: %w", p.Name, err)
 		}
 	}
 }
@@ -148,6 +150,6 @@ func tokenTarget(clientID, resource string) string {
 }
 
 // isRetry reports whether an answer tells a client to come back, and when.
-func isRetry(a answer) bool {
-	return (a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable) && a.after > 0
+func isRetry(a load.Answer) bool {
+	return (a.Status == http.StatusTooManyRequests || a.Status == http.StatusServiceUnavailable) && a.After > 0
 }
