@@ -1,6 +1,7 @@
 package mic
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -16,9 +17,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/pace"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/throttle"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
@@ -26,8 +30,18 @@ func allMetrics(t *testing.T) (*metrics, *state) {
 	t.Helper()
 	m, s := newMetrics("v1.2.3"), &state{}
 	m.watch(s, watchdog.New(clock.RealClock{}, nil))
+	traffic := newARMTraffic(m.registry)
+	traffic.sent(pace.Sent{Status: http.StatusOK})
+	traffic.sent(pace.Sent{Wait: &throttle.NotBeforeError{}})
+	m.registry.MustRegister(newBudgets(func() []throttle.Budget { return []throttle.Budget{{Scope: throttle.Resource, Class: throttle.Read}} }))
+	newAttachmentMetrics(t.Context(), m.registry, noRecords{})
 	return m, s
 }
+
+// noRecords is a cluster without a record.
+type noRecords struct{ client.Reader }
+
+func (noRecords) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }
 
 func (m *metrics) families(t *testing.T) map[string]*dto.MetricFamily {
 	t.Helper()
