@@ -164,10 +164,11 @@ func (p *pass) poll(ctx context.Context) (more bool, err error) {
 	switch {
 	case operation.ResumeToken != "" && p.keptBack(failure):
 		return false, nil
-	case operation.ResumeToken != "" && failure != nil:
-		p.failure = failure // nobody knows how it stands
-		return false, nil
 	case operation.ResumeToken != "":
+		p.failure = failure // if there is one, nobody knows how it stands
+		if failure != nil {
+			return false, nil //nolint:nilerr // it is ARM's, and is reported
+		}
 		if operation.After <= 0 {
 			operation.After = p.options.PollInterval
 		}

@@ -210,28 +210,33 @@ func (p *pass) converge(ctx context.Context) error {
 	}
 	for range maxPasses {
 		watchdog.Step(ctx)
-		if p.seen == nil && !p.look(ctx) {
-			return nil
-		}
-		planned, err := p.plan(ctx)
-		if err != nil {
-			return err
-		}
-		if planned.Patch != nil && p.remembered {
-			p.seen = nil // to leave things alone it was good enough
-			continue
-		}
-		p.wait, p.again, p.quarantine, p.unconfirmed = planned.Wait, planned.Again, planned.Quarantine, planned.Unconfirmed
-		if planned.Patch == nil {
-			return p.apply.Record(ctx, p.record, planned.Records)
-		}
-		more, err := p.patch(ctx, planned)
-		if err != nil || !more {
+		if more, err := p.step(ctx); err != nil || !more {
 			return err
 		}
 	}
 	p.wait = true
 	return nil
+}
+
+// step looks, plans, and sends what is to be sent. It returns whether there may
+// be more to do.
+func (p *pass) step(ctx context.Context) (more bool, err error) {
+	if p.seen == nil && !p.look(ctx) {
+		return false, nil
+	}
+	planned, err := p.plan(ctx)
+	if err != nil {
+		return false, err
+	}
+	if planned.Patch != nil && p.remembered {
+		p.seen = nil // to leave things alone it was good enough
+		return true, nil
+	}
+	p.wait, p.again, p.quarantine, p.unconfirmed = planned.Wait, planned.Again, planned.Quarantine, planned.Unconfirmed
+	if planned.Patch == nil {
+		return false, p.apply.Record(ctx, p.record, planned.Records)
+	}
+	return p.patch(ctx, planned)
 }
 
 // look asks ARM what is there.

@@ -57,10 +57,10 @@ func atMost(what string, bare, ours load.Series, limit float64, write func(float
 	}
 }
 
-// atLeast is the reverse.
-func atLeast(what string, bare, ours load.Series, limit float64, write func(float64) string) row {
-	out := atMost(what, bare, ours, limit, write)
-	out.goal, out.met = "≥ "+ratio(limit)+" ×", ours.Over(bare).Median() >= limit
+// atLeast is the reverse, with [leastOfBare].
+func atLeast(what string, bare, ours load.Series, write func(float64) string) row {
+	out := atMost(what, bare, ours, leastOfBare, write)
+	out.goal, out.met = "≥ "+ratio(leastOfBare)+" ×", ours.Over(bare).Median() >= leastOfBare
 	return out
 }
 

@@ -130,7 +130,7 @@ func (s *stage) pair(ctx context.Context, flags ...string) (pair, error) {
 	}
 	group.Wait()
 	body, err := ours.Fetch(ctx, 0)
-	if err = errors.Join(append(errs, err)...); err != nil {
+	if err = errors.Join(errors.Join(errs...), err); err != nil {
 		return pair{}, errors.Join(fmt.Errorf("warming the cache: %w", err), stop())
 	}
 	bare, stopBare, err := s.bare(ctx, body)
@@ -156,7 +156,7 @@ func (s *stage) warm(ctx context.Context) (rows []row, err error) {
 		}
 		name := fmt.Sprintf("warm, %d connections", connections)
 		rows = append(rows,
-			atLeast(name+": answers a second", bare.rate, ours.rate, leastOfBare, thousands),
+			atLeast(name+": answers a second", bare.rate, ours.rate, thousands),
 			row{what: name + ": CPU for an answer", bare: bare.cpu.Spread(micros), ours: ours.cpu.Spread(micros) + ", × " + ours.cpu.Over(bare.cpu).Spread(ratio)},
 			none(name+": failures", ours.failures))
 		if connections == 64 {

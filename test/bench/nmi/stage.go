@@ -44,7 +44,7 @@ func newStage(ctx context.Context, o options) (*stage, error) {
 		return nil, fmt.Errorf("making a folder: %w", err)
 	}
 	s := &stage{options: o, dir: dir, begun: time.Now()}
-	s.world, err = world.New(ctx, world.Options{Programs: o.programs, Kubernetes: env.Assets(), Dir: filepath.Join(dir), Progress: s.progress})
+	s.world, err = world.New(ctx, world.Options{Programs: o.programs, Kubernetes: env.Assets(), Dir: dir, Progress: s.progress})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -65,7 +65,7 @@ func (s *stage) close() error {
 	if s.imds != nil {
 		errs = append(errs, s.imds.close())
 	}
-	return errors.Join(append(errs, s.world.Close(), os.RemoveAll(s.dir))...)
+	return errors.Join(append(errs, s.world.Close(), os.RemoveAll(s.dir))...) //nolint:gosec // a folder of its own
 }
 
 func (s *stage) progress(step string) {
