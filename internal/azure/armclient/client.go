@@ -78,7 +78,10 @@ type apiKey struct {
 // New returns a client; it sends nothing. The configuration's mistakes are its
 // only errors.
 func New(config Config, o Options) (*Client, error) {
-	c := &Client{configured: o, observe: o.Observe, pacer: newPacer(o)}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = 30 * time.Second
+	}
+	c := &Client{configured: o, observe: o.Observe, pacer: newPacer(o), timeout: o.RequestTimeout}
 	if c.observe == nil {
 		c.observe = func(Ended) {}
 	}
@@ -129,9 +132,6 @@ func clientOptions(config Config, o Options) (options policy.ClientOptions, cust
 	endpoints, custom, err := parseCloud(config.Cloud, config.EnvironmentFile)
 	if err != nil {
 		return policy.ClientOptions{}, false, err
-	}
-	if o.RequestTimeout == 0 {
-		o.RequestTimeout = 30 * time.Second
 	}
 	options = policy.ClientOptions{
 		Cloud:     endpoints,
