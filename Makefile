@@ -24,7 +24,7 @@ demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kube
 	@go run ./test/demo
 
 .PHONY: test
-test: root debian vet lint generated test-all test-lab e2e ## Run all checks and tests: vet, lint, unit, API server, network namespaces, the lab, end to end.
+test: root debian vet lint generated test-all ## Run the checks and tests: vet, lint, unit, API server, network namespaces, the quick end to end.
 
 .PHONY: lab
 lab: ## Build bin/lab, which runs a real Kubernetes without Docker (bin/lab --help).

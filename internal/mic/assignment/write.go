@@ -75,6 +75,10 @@ func (r *Reconciler) update(ctx context.Context, pod identity.Key, change Update
 		r.warn(change.To, events.BindingApplyError, err)
 		return fmt.Errorf("updating assignment %s: %w", objectKey(change.From), err)
 	}
+	if !change.To.DeletionTimestamp.IsZero() && len(change.To.Finalizers) == 0 {
+		r.pending.deleted(pod, change.To, time.Now()) // its last finalizer was released
+		return nil
+	}
 	r.pending.wrote(pod, change.To, time.Now())
 	if change.From.Status.Status != change.To.Status.Status {
 		r.applied(change.To)
