@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -183,8 +184,13 @@ func requests(t *testing.T, after uint64) []journal.Entry {
 // address, with the parameters as the program gave them.
 func wantAsked(t *testing.T, after uint64, from, query string) {
 	t.Helper()
+	asked, err := url.Parse(tokenURL + query)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, request := range requests(t, after) {
-		if request.Surface == journal.IMDS && request.Remote.String() == from && strings.HasSuffix(tokenURL+query, "?"+request.Query) {
+		got, err := url.ParseQuery(request.Query)
+		if err == nil && request.Surface == journal.IMDS && request.Remote.String() == from && cmp.Equal(asked.Query(), got) {
 			return
 		}
 	}

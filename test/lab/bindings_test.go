@@ -74,7 +74,7 @@ spec: {type: 0, resourceID: %[2]s, clientID: %[3]s}
 }
 
 // TestException: an excepted pod is the node to the metadata service, which gets
-// what the program asked, word for word.
+// what the program asked, in the same parameters.
 func TestException(t *testing.T) {
 	t.Parallel()
 	namespace, nodes := newNamespace(t), nodesIdentity()
