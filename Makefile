@@ -53,7 +53,7 @@ lint: $(BIN)/golangci-lint ## Run golangci-lint.
 .PHONY: test-all
 test-all: build assets $(BIN)/helm ## Run all Go tests, with the race detector.
 	@echo "go test -race ./..."
-	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go test -race -count=$(COUNT) -timeout 12m ./...
+	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go test -race -count=$(COUNT) -timeout 30m ./...
 
 .PHONY: test-lab
 test-lab: root debian lab ## Run the tests of the lab itself.
