@@ -232,7 +232,7 @@ func TestQuarantine(t *testing.T) {
 // together is a pod with a good identity and a bad one, which wait for long.
 func together(t *testing.T, s *scene) (pod *corev1.Pod, bad *v1.AzureIdentity, stop func()) {
 	t.Helper()
-	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m"))
+	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m", "--leader-election-duration=60s"))
 	bad = &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "bad"}, Spec: v1.AzureIdentitySpec{ResourceID: s.id("bad"), ClientID: micClientID}}
 	s.create(t, bad)
 	s.bind(t, "bad", "all")
@@ -269,7 +269,7 @@ func anotherLeaderRemembers(t *testing.T, s *scene) {
 	pod, _, stop := together(t, s)
 	stop()
 	before := len(s.requests(http.MethodPatch))
-	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m"))
+	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m", "--leader-election-duration=60s"))
 	s.marker(t)
 	for _, patch := range s.requests(http.MethodPatch)[before:] {
 		for _, added := range patch.Added {
