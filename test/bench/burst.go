@@ -29,7 +29,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 	if err := w.furnishBurst(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := w.startMIC(ctx); err != nil {
+	if err := w.startMIC(ctx); err != nil {
 		return nil, err
 	}
 	seen, stop, err := w.follow(ctx)
@@ -43,7 +43,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 	if _, err := w.cluster.written(); err != nil {
 		return nil, err
 	}
-	say("burst: %d pods", burstPods)
+	sayf("burst: %d pods", burstPods)
 	used, begun := w.meter(), time.Now()
 	if err := w.create(ctx, burstPods, burstPod); err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 }
 
 func (w *world) furnishBurst(ctx context.Context) error {
-	say("burst: nodes and identities")
+	sayf("burst: nodes and identities")
 	if err := w.azure.furnish(burstScaleSets, burstSelectors); err != nil {
 		return err
 	}
@@ -107,9 +107,9 @@ func (w *world) idle(ctx context.Context) ([]row, error) {
 		return newPod(apps, fmt.Sprintf("other-%05d", i), nodeName(i%burstNodes), "")
 	}
 	meta := func(i int) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: apps, Name: identityName(i)} }
-	say("idle: 500 events that change nothing")
+	sayf("idle: 500 events that change nothing")
 	used := w.meter()
-	for _, make := range []func() error{
+	for _, events := range []func() error{
 		func() error { return w.create(ctx, n, other) },
 		func() error { return w.kill(ctx, n, other) },
 		func() error {
@@ -124,7 +124,7 @@ func (w *world) idle(ctx context.Context) ([]row, error) {
 			return w.annotate(ctx, n, func(i int) client.Object { return &v1.AzureIdentityBinding{ObjectMeta: meta(i)} })
 		},
 	} {
-		if err := make(); err != nil {
+		if err := events(); err != nil {
 			return nil, err
 		}
 	}

@@ -63,7 +63,7 @@ func large(ctx context.Context, w *world) ([]row, error) {
 }
 
 func (w *world) furnishLarge(ctx context.Context, s sizes) error {
-	say("large: %d nodes, %d identities", s.nodes, s.identities)
+	sayf("large: %d nodes, %d identities", s.nodes, s.identities)
 	if err := w.azure.furnish(s.scaleSets, s.identities); err != nil {
 		return err
 	}
@@ -78,19 +78,19 @@ func (w *world) furnishLarge(ctx context.Context, s sizes) error {
 	}); err != nil {
 		return err
 	}
-	say("large: %d pods without the label", s.others)
+	sayf("large: %d pods without the label", s.others)
 	if err := w.create(ctx, s.others, s.other); err != nil {
 		return err
 	}
-	say("large: %d pods with the label", s.labelled)
+	sayf("large: %d pods with the label", s.labelled)
 	return w.create(ctx, s.labelled, s.pod)
 }
 
 // firstStart has 20,000 assignments to make.
 func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]row, error) {
-	say("large: MIC starts for the first time")
+	sayf("large: MIC starts for the first time")
 	begun := time.Now()
-	if _, err := w.startMIC(ctx); err != nil {
+	if err := w.startMIC(ctx); err != nil {
 		return nil, err
 	}
 	if err := seen.await(ctx, s.labelled); err != nil {
@@ -123,12 +123,12 @@ func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]r
 
 // restart has nothing to do but to look.
 func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, error) {
-	say("large: MIC starts again")
+	sayf("large: MIC starts again")
 	if _, err := w.cluster.written(); err != nil {
 		return nil, err
 	}
 	begun := time.Now()
-	if _, err := w.startMIC(ctx); err != nil {
+	if err := w.startMIC(ctx); err != nil {
 		return nil, err
 	}
 	led := time.Since(begun)
@@ -164,36 +164,13 @@ func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, er
 
 // podEvents makes pods change, come and go whose identities are there already.
 func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]row, error) {
-	say("large: %d pods change, come and go", s.events)
-	used := w.meter()
-	if err := w.annotate(ctx, s.events, func(i int) client.Object {
-		pod := s.pod(i)
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.GetNamespace(), Name: pod.GetName()}}
-	}); err != nil {
-		return nil, err
-	}
-	if err := pause(ctx, 2*time.Second); err != nil {
-		return nil, err
-	}
-	changes, err := used()
+	sayf("large: %d pods change, come and go", s.events)
+	changes, err := w.podChanges(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	more := func(i int) client.Object { return s.pod(s.labelled + i) }
-	used = w.meter()
-	if err := w.create(ctx, s.events, more); err != nil {
-		return nil, err
-	}
-	if err := seen.await(ctx, s.labelled+s.events); err != nil {
-		return nil, err
-	}
-	if err := w.kill(ctx, s.events, more); err != nil {
-		return nil, err
-	}
-	if err := seen.await(ctx, s.labelled); err != nil {
-		return nil, err
-	}
-	if err := pause(ctx, 3*time.Second); err != nil {
+	used := w.meter()
+	if err := w.comeAndGo(ctx, s, seen); err != nil {
 		return nil, err
 	}
 	spent, err := used()
@@ -216,6 +193,39 @@ func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]ro
 		atMost("a pod that comes or goes: MIC's CPU beyond its writes", "", own*1000/events, 1, "ms"),
 		shown("a pod that comes or goes: writes", "", figure(float64(total)/events, "")),
 	}, nil
+}
+
+// podChanges edits labelled pods in a way that means nothing.
+func (w *world) podChanges(ctx context.Context, s sizes) (spent, error) {
+	used := w.meter()
+	if err := w.annotate(ctx, s.events, func(i int) client.Object {
+		pod := s.pod(i)
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.GetNamespace(), Name: pod.GetName()}}
+	}); err != nil {
+		return spent{}, err
+	}
+	if err := pause(ctx, 2*time.Second); err != nil {
+		return spent{}, err
+	}
+	return used()
+}
+
+// comeAndGo makes labelled pods, waits for what they get, and takes them away.
+func (w *world) comeAndGo(ctx context.Context, s sizes, seen *assignments) error {
+	more := func(i int) client.Object { return s.pod(s.labelled + i) }
+	if err := w.create(ctx, s.events, more); err != nil {
+		return err
+	}
+	if err := seen.await(ctx, s.labelled+s.events); err != nil {
+		return err
+	}
+	if err := w.kill(ctx, s.events, more); err != nil {
+		return err
+	}
+	if err := seen.await(ctx, s.labelled); err != nil {
+		return err
+	}
+	return pause(ctx, 3*time.Second)
 }
 
 // writeCost is the processor time that the same client spends on one write of an

@@ -27,14 +27,14 @@ type mic struct {
 
 // startMIC starts MIC as the chart does, with the shipped rights, and waits until
 // it leads.
-func (w *world) startMIC(ctx context.Context) (*mic, error) {
+func (w *world) startMIC(ctx context.Context) error {
 	kubeconfig, err := w.cluster.kubeconfig(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ports, err := freePorts(ctx, 2)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	w.started++
 	m := &mic{
@@ -43,7 +43,7 @@ func (w *world) startMIC(ctx context.Context) (*mic, error) {
 	}
 	out, err := os.Create(m.log)
 	if err != nil {
-		return nil, fmt.Errorf("opening MIC's log: %w", err)
+		return fmt.Errorf("opening MIC's log: %w", err)
 	}
 	defer out.Close()
 	m.cmd = exec.CommandContext(context.WithoutCancel(ctx), w.options.mic, //nolint:gosec // the program to measure
@@ -51,14 +51,14 @@ func (w *world) startMIC(ctx context.Context) (*mic, error) {
 	m.cmd.Env = []string{"MIC_POD_NAMESPACE=" + micNamespace, "HTTPS_PROXY=http://" + w.azure.proxy, "SSL_CERT_FILE=" + w.azure.caFile()}
 	m.cmd.Stdout, m.cmd.Stderr = out, out
 	if err := m.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting MIC: %w (run make build)", err)
+		return fmt.Errorf("starting MIC: %w (run make build)", err)
 	}
 	go func() {
 		defer close(m.done)
 		_ = m.cmd.Wait() // its log says why it ended
 	}()
 	w.mic = m
-	return m, m.await(ctx, "MIC to lead", func() (bool, error) {
+	return m.await(ctx, "MIC to lead", func() (bool, error) {
 		body, err := m.get(ctx, m.probe+"/healthz")
 		return body == "Active", err
 	})

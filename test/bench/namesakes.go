@@ -19,11 +19,11 @@ const (
 // namesakes makes 100 namespaces with an AzureIdentity, a binding and pods of the
 // same names, all with one selector, so that every binding selects every pod.
 func namesakes(ctx context.Context, w *world) ([]row, error) {
-	say("namesakes: %d namespaces", namespaces)
+	sayf("namesakes: %d namespaces", namespaces)
 	if err := w.furnishNamesakes(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := w.startMIC(ctx); err != nil {
+	if err := w.startMIC(ctx); err != nil {
 		return nil, err
 	}
 	seen, stop, err := w.follow(ctx)
@@ -31,7 +31,7 @@ func namesakes(ctx context.Context, w *world) ([]row, error) {
 		return nil, err
 	}
 	defer stop()
-	say("namesakes: %d pods", namespaces*namesakePods)
+	sayf("namesakes: %d pods", namespaces*namesakePods)
 	begun := time.Now()
 	if err := w.create(ctx, namespaces*namesakePods, namesake); err != nil {
 		return nil, err

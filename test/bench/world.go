@@ -68,8 +68,8 @@ func (w *world) close() error {
 	return errors.Join(failures...)
 }
 
-// say tells how far a scene is.
-func say(format string, args ...any) {
+// sayf tells how far a scene is.
+func sayf(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%s  %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
 }
 
