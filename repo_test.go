@@ -137,7 +137,10 @@ func TestSizes(t *testing.T) {
 
 // pure packages compute and do nothing else.
 func pure() []string {
-	return []string{"internal/binding", "internal/identity", "internal/azure/armid", "internal/azure/compute", "internal/nmi/resolve", "internal/mic/attachment/plan"}
+	return []string{
+		"internal/binding", "internal/identity", "internal/azure/armid", "internal/azure/armtext", "internal/azure/compute", "internal/azure/throttle",
+		"internal/nmi/resolve", "internal/mic/attachment/plan", "internal/mic/attachment/quarantine",
+	}
 }
 
 // TestPurity: pure packages import no client, no network and no log, and read no
@@ -244,6 +247,28 @@ func TestAPIImports(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestReasonsAreGiven: the closed set holds no Reason that no code gives.
+func TestReasonsAreGiven(t *testing.T) {
+	given := map[string]bool{}
+	for dir, p := range packages(t) {
+		for _, f := range p.files {
+			ast.Inspect(f.ast, func(n ast.Node) bool {
+				if used, ok := n.(*ast.SelectorExpr); ok && dir != "api/v1" {
+					given[used.Sel.Name] = true
+				}
+				return true
+			})
+		}
+	}
+	i := slices.IndexFunc(packages(t)["api/v1"].files, func(f file) bool { return f.path == "api/v1/reasons.go" })
+	ast.Inspect(packages(t)["api/v1"].files[i].ast, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.ValueSpec); ok && strings.HasPrefix(spec.Names[0].Name, "Reason") && !given[spec.Names[0].Name] {
+			t.Errorf("no code gives %s", spec.Names[0].Name)
+		}
+		return true
+	})
 }
 
 // TestModuleFile: no replace directives, so that others can require the module.

@@ -6,7 +6,7 @@ import (
 
 // OwnershipState says how sure it is that the controller attached an identity.
 //
-// +kubebuilder:validation:Enum=attaching;owned
+// +kubebuilder:validation:Enum=attaching;owned;inherited
 type OwnershipState string
 
 // The states of an [OwnedIdentity].
@@ -18,13 +18,17 @@ const (
 	// OwnershipOwned is recorded once the request that carried the identity has
 	// succeeded.
 	OwnershipOwned OwnershipState = "owned"
+	// OwnershipInherited is recorded where AAD Pod Identity v1.8.17 or older has
+	// said, by an assignment of its own, that it attached the identity. It is
+	// owned if it is on the resource when that is first observed.
+	OwnershipInherited OwnershipState = "inherited"
 )
 
 // OwnedIdentity is an identity that the controller attached, or is attaching.
 type OwnedIdentity struct {
 	// resourceID is the ARM ID of the user-assigned identity, in lower case.
 	ResourceID string `json:"resourceID"`
-	// state is attaching or owned.
+	// state is attaching, owned or inherited.
 	State OwnershipState `json:"state"`
 	// etag is the resource's ETag when it was observed without the identity.
 	// +optional
@@ -57,18 +61,99 @@ type RefusedIdentity struct {
 	// retryAfter is when the controller tries again.
 	// +optional
 	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
+	// attempts is how often Azure has refused it in a row.
+	// +optional
+	Attempts int32 `json:"attempts,omitempty"`
+	// named says that Azure's message named it. One that it did not name was
+	// found by trying it alone.
+	// +optional
+	Named bool `json:"named,omitempty"`
+	// identities are the AzureIdentities that name it, as they were when it was
+	// refused: UID@generation. When one of them is edited it is tried again.
+	// +optional
+	// +listType=atomic
+	Identities []string `json:"identities,omitempty"`
 }
+
+// SuspectGroup is a set of identities of which Azure refuses at least one.
+type SuspectGroup struct {
+	// resourceIDs are the ARM IDs of the identities, in lower case.
+	// +listType=atomic
+	ResourceIDs []string `json:"resourceIDs"`
+}
+
+// Isolation is the search for the identities for which Azure refuses requests
+// without naming them. What is left of a refused request is tried in parts, so
+// that the good ones among them go through.
+type Isolation struct {
+	// groups are known to hold an identity each that Azure refuses.
+	// +optional
+	// +listType=atomic
+	Groups []SuspectGroup `json:"groups,omitempty"`
+	// unsure were in a request that Azure refused, and may all be good.
+	// +optional
+	// +listType=atomic
+	Unsure []string `json:"unsure,omitempty"`
+	// refusals is how many requests in a row Azure refused in the search.
+	// +optional
+	Refusals int32 `json:"refusals,omitempty"`
+	// retryAfter is when the search goes on, where it has to wait.
+	// +optional
+	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
+}
+
+// UnconfirmedIdentity is an identity that the controller attached and that Azure
+// has not shown since with a client ID of the AzureIdentities that name it.
+type UnconfirmedIdentity struct {
+	// resourceID is the ARM ID of the user-assigned identity, in lower case.
+	ResourceID string `json:"resourceID"`
+	// clientIDs are those that the AzureIdentities had then, in lower case. It is
+	// not attached anew for the same ones.
+	// +optional
+	// +listType=atomic
+	ClientIDs []string `json:"clientIDs,omitempty"`
+}
+
+// EstrangedIdentity is an identity for which Azure shows another client ID on
+// the resource than every AzureIdentity that names it.
+type EstrangedIdentity struct {
+	// resourceID is the ARM ID of the user-assigned identity, in lower case.
+	ResourceID string `json:"resourceID"`
+	// clientID is what Azure shows, in lower case; empty where no principal is
+	// behind the identity any more.
+	// +optional
+	ClientID string `json:"clientID,omitempty"`
+}
+
+// OperationResult is how an operation stands.
+//
+// +kubebuilder:validation:Enum=Running;Succeeded;Failed;Unknown
+type OperationResult string
+
+// The results of an [ARMOperation].
+const (
+	OperationRunning   OperationResult = "Running"
+	OperationSucceeded OperationResult = "Succeeded"
+	OperationFailed    OperationResult = "Failed"
+	// OperationUnknown: nobody heard of its end. What is on the resource tells.
+	OperationUnknown OperationResult = "Unknown"
+)
 
 // ARMOperation is the last change that the controller asked ARM for.
 type ARMOperation struct {
-	// startTime is when the request was sent.
+	// startTime is when the request was sent. It is written before, so that a
+	// controller that starts anew knows how much it may ask of ARM.
 	StartTime metav1.Time `json:"startTime"`
 	// completionTime is when ARM reported its end; absent while it runs.
 	// +optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
-	// result is Running, Succeeded or Failed.
-	// +kubebuilder:validation:Enum=Running;Succeeded;Failed
-	Result string `json:"result"`
+	// result is Running, Succeeded, Failed or Unknown.
+	Result OperationResult `json:"result"`
+	// resumeToken is how the controller, or the next one, asks for the operation
+	// while it runs. It is the Azure SDK's, and opaque. While it is absent from a
+	// running operation, ARM has not answered the request yet.
+	// +optional
+	ResumeToken string `json:"resumeToken,omitempty"`
 	// message is ARM's own, if it failed.
 	// +optional
 	Message string `json:"message,omitempty"`
@@ -97,6 +182,29 @@ type AzureIdentityAttachmentStatus struct {
 	// +listType=map
 	// +listMapKey=resourceID
 	Refused []RefusedIdentity `json:"refused,omitempty"`
+
+	// isolation is the search for identities that Azure refuses without naming
+	// them; absent while there is nothing to search.
+	// +optional
+	Isolation *Isolation `json:"isolation,omitempty"`
+
+	// estranged lists the identities that pods need and for which Azure shows
+	// another client ID than the AzureIdentities.
+	// +optional
+	// +listType=map
+	// +listMapKey=resourceID
+	Estranged []EstrangedIdentity `json:"estranged,omitempty"`
+
+	// unconfirmed lists the identities that were attached and not yet shown with
+	// the client ID that is expected.
+	// +optional
+	// +listType=map
+	// +listMapKey=resourceID
+	Unconfirmed []UnconfirmedIdentity `json:"unconfirmed,omitempty"`
+	// retryAfter is when ARM wants to be asked again, where it has asked to wait.
+	// The next leader keeps it, too.
+	// +optional
+	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
 
 	// lastOperation is the last change that ARM was asked for.
 	// +optional

@@ -27,13 +27,6 @@ const (
 	// ReasonNameConflict: another identity of the same name, in another
 	// namespace, has the pod's one assignment of that name.
 	ReasonNameConflict Reason = "NameConflict"
-	// ReasonPodFinished: the pod has succeeded or failed and needs no identity.
-	ReasonPodFinished Reason = "PodFinished"
-	// ReasonPodNotScheduled: the pod is not bound to a node yet.
-	ReasonPodNotScheduled Reason = "PodNotScheduled"
-	// ReasonHostNetwork: the pod shares its node's network, and so the node's
-	// identity.
-	ReasonHostNetwork Reason = "HostNetwork"
 )
 
 // The reasons of the controller.
@@ -54,12 +47,27 @@ const (
 	ReasonResourceDeleting Reason = "ResourceDeleting"
 	// ReasonIdentityRefused: Azure refuses to attach this identity.
 	ReasonIdentityRefused Reason = "IdentityRefused"
+	// ReasonIdentityRecreated: the identity was deleted and created again under
+	// its name, and the resource still carries the former one, which is of no use.
+	ReasonIdentityRecreated Reason = "IdentityRecreated"
+	// ReasonClientIDMismatch: Azure shows another client ID for the identity than
+	// the AzureIdentity has.
+	ReasonClientIDMismatch Reason = "ClientIDMismatch"
 	// ReasonPermissionDenied: the controller's own identity lacks a role.
 	ReasonPermissionDenied Reason = "PermissionDenied"
 	// ReasonConflict: somebody else changed the resource at the same time.
 	ReasonConflict Reason = "Conflict"
 	// ReasonThrottled: Azure asked to wait.
 	ReasonThrottled Reason = "Throttled"
+	// ReasonOldController: a controller of AAD Pod Identity runs, and must end
+	// before this one acts.
+	ReasonOldController Reason = "OldController"
+	// ReasonReloaded: the controller goes on with a cloud configuration that was
+	// replaced while it ran.
+	ReasonReloaded Reason = "Reloaded"
+	// ReasonInvalidConfiguration: the cloud configuration was replaced by one that
+	// cannot be used; the one before is used on.
+	ReasonInvalidConfiguration Reason = "InvalidConfiguration"
 	// ReasonARMUnavailable: ARM, or the way to it, is down.
 	ReasonARMUnavailable Reason = "ARMUnavailable"
 )
@@ -101,8 +109,31 @@ const (
 	ReasonUpstreamRefused Reason = "UpstreamRefused"
 	// ReasonUpstreamThrottled: the metadata service or Entra asked to wait.
 	ReasonUpstreamThrottled Reason = "UpstreamThrottled"
+	// ReasonUpstreamUpdating: the metadata service is being updated and says when
+	// it is back: within 70 seconds.
+	ReasonUpstreamUpdating Reason = "UpstreamUpdating"
 	// ReasonUpstreamUnavailable: the metadata service or Entra is down.
 	ReasonUpstreamUnavailable Reason = "UpstreamUnavailable"
+	// ReasonSecretNotFound: the Secret that the identity names does not exist.
+	ReasonSecretNotFound Reason = "SecretNotFound"
+	// ReasonInvalidSecret: the Secret holds no credential of the identity's type.
+	ReasonInvalidSecret Reason = "InvalidSecret"
+	// ReasonSecretForbidden: the Secret is one that the agent does not use for
+	// this identity: of another namespace, a ServiceAccount's token, or one that
+	// it has no right to read.
+	ReasonSecretForbidden Reason = "SecretForbidden"
+	// ReasonCrossNamespaceSecret: a Secret of another namespace than the
+	// identity's was used, because the install allows it.
+	ReasonCrossNamespaceSecret Reason = "CrossNamespaceSecret"
+	// ReasonUndocumentedKey: the credential stands in the Secret under another
+	// key than the documented one.
+	ReasonUndocumentedKey Reason = "UndocumentedKey"
+	// ReasonAuthorityForbidden: the identity names an authority, or a tenant, to
+	// which this install gives no credential.
+	ReasonAuthorityForbidden Reason = "AuthorityForbidden"
+	// ReasonLimited: the pod, or all pods of the node together, ask for more than
+	// they may.
+	ReasonLimited Reason = "Limited"
 	// ReasonMethodNotAllowed: the path is served, but not for this HTTP method.
 	ReasonMethodNotAllowed Reason = "MethodNotAllowed"
 	// ReasonBlocked: this install keeps instance metadata from pods.
@@ -121,6 +152,9 @@ const (
 	// ConditionReady on an AzureIdentity, AzureIdentityBinding or
 	// AzureAssignedIdentity: it can be used.
 	ConditionReady = "Ready"
+	// ConditionAttachable on an AzureIdentity: Azure lets it be attached to the
+	// nodes' resources. It is there only while that is in doubt.
+	ConditionAttachable = "Attachable"
 	// ConditionSynced on an AzureIdentityAttachment: the resource carries what
 	// its pods need, and nothing that only MIC attached and nobody needs.
 	ConditionSynced = "Synced"

@@ -25,6 +25,7 @@ type Route string
 // The routes.
 const (
 	RouteToken    Route = "token"
+	RouteHost     Route = "host"
 	RouteInstance Route = "instance"
 	RouteOther    Route = "other"
 )

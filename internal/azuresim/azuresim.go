@@ -7,6 +7,9 @@
 //	IMDS    →  by source address → imds                       ├→ state (rules, clock)
 //	control →                      controlapi                 ┘
 //
+// How Azure behaves (latencies, limits, a compressed clock) is settings; what it
+// was told to do wrong is faults.
+//
 // Every request to a surface passes wire, which plays the faults and writes the
 // journal. This package only wires them. It must not hold a rule of Azure's,
 // and only tests, the demo and the simulator's own command may import it.
@@ -35,22 +38,26 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/keyvault"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/pki"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/throttle"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/timing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/token"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
 )
 
 // Config says how a simulator behaves. Its zero value is a fresh, empty tenant
-// on the real clock whose ARM operations end at once.
+// on the real clock whose ARM operations end at once and which limits nothing.
 type Config struct {
-	State         model.Document   // what is there at the start
-	ARMLatency    time.Duration    // how long an ARM operation runs
-	TokenLifetime time.Duration    // of every token; 0: 24 h for managed identities, 1 h for applications
-	Clock         func() time.Time // nil: the real one
-	JournalLimit  int              // entries kept; 0: [journal.DefaultLimit]
-	Authority     *pki.Authority   // of the HTTPS certificates; nil: a new one
-	SigningKey    *rsa.PrivateKey  // of the tokens; nil: a new one, which takes a part of a second
-	Log           *slog.Logger     // nil: none; requests at debug, unexpected ones at warn
+	State         model.Document    // what is there at the start
+	Settings      settings.Settings // how Azure behaves, until a document says otherwise
+	ARMLatency    time.Duration     // how long an ARM operation runs; short for a fixed one in Settings
+	TokenLifetime time.Duration     // of every token; 0: 24 h for managed identities, 1 h for applications
+	Clock         func() time.Time  // nil: the real one
+	JournalLimit  int               // entries kept; 0: [journal.DefaultLimit]
+	Authority     *pki.Authority    // of the HTTPS certificates; nil: a new one
+	SigningKey    *rsa.PrivateKey   // of the tokens; nil: a new one, which takes a part of a second
+	Log           *slog.Logger      // nil: none; requests at debug, unexpected ones at warn
 }
 
 // Simulator is one simulated Azure. It is safe for concurrent use.
@@ -63,6 +70,7 @@ type Simulator struct {
 	authority *pki.Authority
 	log       *slog.Logger
 	recorder  *wire.Recorder
+	meter     *throttle.Meter
 
 	arm, imds, entra, keyVault, storage, unknownHost, control http.Handler
 }
@@ -74,17 +82,24 @@ func New(c Config) (*Simulator, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := token.NewIssuer(token.Options{Now: c.Clock, Lifetime: c.TokenLifetime, Key: c.SigningKey})
+	azure := state.New(state.Options{Now: c.Clock, Settings: c.Settings})
+	tokens, err := token.NewIssuer(token.Options{
+		Now: c.Clock, Lifetime: c.TokenLifetime, Key: c.SigningKey, Factor: func() float64 { return azure.Settings().Factor() },
+	})
 	if err != nil {
 		return nil, err
 	}
 	s := &Simulator{
-		State:     state.New(state.Options{Now: c.Clock, Latency: c.ARMLatency}),
-		Journal:   journal.New(c.JournalLimit, c.Clock),
-		Faults:    &fault.Set{},
+		State:   azure,
+		Journal: journal.New(c.JournalLimit, c.Clock),
+		Faults: &fault.Set{
+			Now:      c.Clock,
+			Compress: func(d time.Duration) time.Duration { return azure.Settings().Compress(d) },
+		},
 		Tokens:    tokens,
 		authority: c.Authority,
 		log:       c.Log,
+		meter:     throttle.New(c.Clock),
 	}
 	if err := s.State.Replace(c.State); err != nil {
 		return nil, fmt.Errorf("loading the state: %w", err)
@@ -96,6 +111,12 @@ func New(c Config) (*Simulator, error) {
 func (c Config) withDefaults() (Config, error) {
 	if c.ARMLatency < 0 || c.TokenLifetime < 0 {
 		return c, fmt.Errorf("ARM latency %s and token lifetime %s must not be negative", c.ARMLatency, c.TokenLifetime)
+	}
+	if c.ARMLatency != 0 {
+		c.Settings.ARM.Latency = settings.Latency{ScaleSet: timing.Fixed(c.ARMLatency), VM: timing.Fixed(c.ARMLatency)}
+	}
+	if err := c.Settings.Validate(); err != nil {
+		return c, fmt.Errorf("reading the settings: %w", err)
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now
@@ -117,14 +138,14 @@ func (c Config) withDefaults() (Config, error) {
 // is one.
 func (s *Simulator) mount(c Config) {
 	s.recorder = &wire.Recorder{Journal: s.Journal, Faults: s.Faults, NodeAt: s.nodeAt, Log: c.Log}
-	s.arm = s.recorder.Handler((&arm.Server{State: s.State, Tokens: s.Tokens, Latency: c.ARMLatency}).Surface())
-	s.imds = s.recorder.Handler((&imds.Server{State: s.State, Tokens: s.Tokens}).Surface())
+	s.arm = s.recorder.Handler((&arm.Server{State: s.State, Tokens: s.Tokens, Meter: s.meter}).Surface())
+	s.imds = s.recorder.Handler(imds.New(s.State, s.Tokens, c.Clock).Surface())
 	s.entra = s.recorder.Handler((&entra.Server{State: s.State, Tokens: s.Tokens, Now: c.Clock}).Surface())
 	s.keyVault = s.recorder.Handler((&keyvault.Server{State: s.State, Tokens: s.Tokens}).Surface())
 	s.storage = s.recorder.Handler((&blob.Server{State: s.State, Tokens: s.Tokens, Now: c.Clock}).Surface())
 	s.unknownHost = s.recorder.Handler(unknownHost())
 	s.control = (&controlapi.Server{
-		State: s.State, Journal: s.Journal, Faults: s.Faults, CertPEM: c.Authority.CertPEM(), Log: c.Log,
+		State: s.State, Journal: s.Journal, Faults: s.Faults, Burst: (&arm.Server{State: s.State, Meter: s.meter}).Burst, CertPEM: c.Authority.CertPEM(), Log: c.Log,
 	}).Handler()
 }
 

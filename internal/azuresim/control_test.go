@@ -146,6 +146,24 @@ func TestControlAPIRefusesInWords(t *testing.T) {
 		"no such fault":           {"DELETE", "/faults/9", "", 404, `no fault \"9\"`},
 		"since that is no number": {"GET", "/journal?since=a", "", 400, "parsing since"},
 		"wait that is no time":    {"GET", "/journal?wait=1", "", 400, "parsing wait"},
+		"poison that is none":     {"POST", "/poison", `{"identity":"` + demoID + `","naming":"quoted"}`, 400, `naming is \"quoted\"`},
+		"cure of nothing":         {"DELETE", "/poison", `{"identity":"` + demoID + `"}`, 404, "not found"},
+		"deletion of nothing":     {"POST", "/deletions", `{}`, 400, "neither scaleSet nor vm"},
+		"deletion of none":        {"POST", "/deletions", `{"identity":"` + demoID + `2"}`, 404, "not found"},
+		"deletion of two":         {"POST", "/deletions", `{"identity":"` + demoID + `","vm":"` + vmID + `"}`, 400, "deleted alone"},
+		"mode of a VM":            {"POST", "/virtualMachines", `{"id":"` + vmID + `2","orchestrationMode":"Flexible"}`, 400, "is no scale set"},
+		"mode that is none":       {"POST", "/scaleSets", `{"id":"` + scaleSetID + `2","orchestrationMode":"Stiff"}`, 400, "want Uniform or Flexible"},
+		"scale set in another":    {"POST", "/scaleSets", `{"id":"` + scaleSetID + `2","scaleSet":"` + scaleSetID + `"}`, 400, "names a scale set, and is one"},
+		"VM in a Uniform one":     {"POST", "/virtualMachines", `{"id":"` + vmID + `2","scaleSet":"` + scaleSetID + `"}`, 400, "is not Flexible"},
+		"VM in no scale set":      {"POST", "/virtualMachines", `{"id":"` + vmID + `2","scaleSet":"` + scaleSetID + `2"}`, 404, "not found"},
+		"node of a Flexible one":  {"POST", "/state", `{"scaleSets":[{"id":"` + scaleSetID + `2","orchestrationMode":"Flexible"}],"nodes":[{"name":"x","scaleSet":"` + scaleSetID + `2","prefixes":["10.0.0.1/32"]}]}`, 400, "name its virtual machine"},
+		"null of no attached one": {"POST", "/scaleSets", `{"id":"` + scaleSetID + `2","nullPrincipals":["` + demoID + `"]}`, 400, "not among its userAssigned"},
+		"burst for no resource":   {"POST", "/bursts", `{"verb":"get","requests":1}`, 400, "nothing is limited"},
+		"unknown setting":         {"PUT", "/settings", `{"arm":{"throttle":{}}}`, 400, `unknown field \"throttle\"`},
+		"setting that cannot be":  {"PUT", "/settings", `{"clockFactor":-1}`, 400, "clockFactor is -1"},
+		"document's bad setting":  {"POST", "/state", `{"settings":{"clockFactor":-1}}`, 400, "clockFactor is -1"},
+		"latency that is none":    {"PUT", "/settings", `{"arm":{"latency":{"vm":"long"}}}`, 400, "want a duration such as 2s"},
+		"burst without limits":    {"POST", "/bursts", `{"vm":"` + vmID + `","verb":"get","requests":1}`, 400, "nothing is limited"},
 		"unknown query":           {"GET", "/journal?after=1", "", 400, `unknown query parameter \"after\"`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -159,6 +177,21 @@ func TestControlAPIRefusesInWords(t *testing.T) {
 				t.Errorf("the refusal changed the state:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestDetachThroughTheControlAPI(t *testing.T) {
+	doc := document()
+	doc.ScaleSets[0].UserAssigned = []string{demoID, otherID}
+	a := start(t, azuresim.Config{State: doc})
+	for range 2 { // what is not there is no error
+		check(t, a.ControlClient().Detach(t.Context(), model.Attachment{ScaleSet: scaleSetID, Identity: strings.ToUpper(demoID)}))
+	}
+	if got := a.State.Snapshot().ScaleSets[0].UserAssigned; len(got) != 1 || got[0] != lowered(otherID) {
+		t.Errorf("left: %v", got)
+	}
+	if status, _ := imds(t, a, demoClientID); status != http.StatusBadRequest {
+		t.Errorf("IMDS: %d", status)
 	}
 }
 

@@ -1,6 +1,7 @@
 package azuresim_test
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"sync"
@@ -101,6 +102,12 @@ func start(t *testing.T, config azuresim.Config) *azure {
 
 func (a *azure) clientOptions() azcore.ClientOptions {
 	return azcore.ClientOptions{Transport: a.Client(), Retry: policy.RetryOptions{MaxRetries: 1, RetryDelay: time.Millisecond}}
+}
+
+// withoutRetries is a context in which the SDK asks once.
+func withoutRetries(t *testing.T) context.Context {
+	t.Helper()
+	return policy.WithRetryOptions(t.Context(), policy.RetryOptions{MaxRetries: -1})
 }
 
 // errorCode returns the code of the SDK's error for an answer of ARM or Key Vault.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 // The SDK keeps one token cache per process, so every test asks for a resource
@@ -161,14 +162,16 @@ func TestClientSecretCredentialRefused(t *testing.T) {
 func TestTokenLifetimes(t *testing.T) {
 	for name, test := range map[string]struct {
 		configured, managed, application time.Duration
+		factor                           float64
 	}{
-		"the defaults":   {0, 24 * time.Hour, time.Hour},
-		"one configured": {5 * time.Minute, 5 * time.Minute, 5 * time.Minute},
+		"the defaults":               {0, 24 * time.Hour, time.Hour, 0},
+		"one configured":             {5 * time.Minute, 5 * time.Minute, 5 * time.Minute, 30},
+		"compressed to what is used": {0, 48 * time.Minute, 10 * time.Minute, 30},
 	} {
 		t.Run(name, func(t *testing.T) {
 			doc := document()
 			doc.ScaleSets[0].UserAssigned = []string{demoID}
-			a := start(t, azuresim.Config{State: doc, TokenLifetime: test.configured})
+			a := start(t, azuresim.Config{State: doc, TokenLifetime: test.configured, Settings: settings.Settings{ClockFactor: test.factor}})
 			scope := "https://" + strings.ReplaceAll(name, " ", "-") + ".lifetime.example/.default"
 			for raw, want := range map[string]time.Duration{
 				managedIdentityToken(t, a, nil, scope):                           test.managed,

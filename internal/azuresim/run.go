@@ -106,7 +106,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func (o Options) config(log *slog.Logger) (Config, error) {
-	config := Config{ARMLatency: o.ARMLatency, TokenLifetime: o.TokenLifetime, JournalLimit: o.JournalLimit, Log: log}
+	config := Config{Settings: o.settings(), TokenLifetime: o.TokenLifetime, JournalLimit: o.JournalLimit, Log: log}
 	if o.StateFile != "" {
 		text, err := os.ReadFile(o.StateFile)
 		if err != nil {

@@ -111,7 +111,7 @@ func TestProcessRefusesToStart(t *testing.T) {
 		"a port in use":        {[]string{"--imds-address=" + taken.Addr().String()}, "listening at --imds-address"},
 		"an address of nobody": {[]string{"--control-address=nowhere"}, "listening at --control-address"},
 		"half a CA":            {[]string{"--ca-cert=" + lonely, "--ca-key=" + dir + "/none"}, "only one of"},
-		"a negative latency":   {[]string{"--arm-latency=-1s"}, "must not be negative"},
+		"a clock that stands":  {[]string{"--clock-factor=-1"}, "clockFactor is -1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"--https-address=127.0.0.1:0", "--imds-address=127.0.0.1:0", "--control-address=127.0.0.1:0"}, test.args...)
@@ -149,6 +149,8 @@ func TestParseOptions(t *testing.T) {
 		"unknown flag":        {[]string{"--azure"}, "unknown flag: --azure"},
 		"an argument":         {[]string{"run"}, `unexpected "run"`},
 		"a latency of no use": {[]string{"--arm-latency=soon"}, "soon"},
+		"a negative latency":  {[]string{"--arm-latency=-1s"}, "want a duration such as 2s"},
+		"an IMDS of no use":   {[]string{"--imds-latency=soon"}, "--imds-latency"},
 		"a key alone":         {[]string{"--ca-key=x"}, "--ca-key needs --ca-cert"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -160,6 +162,11 @@ func TestParseOptions(t *testing.T) {
 	help := newOutput()
 	if _, err := azuresim.ParseOptions([]string{"--help"}, help); !errors.Is(err, pflag.ErrHelp) || !strings.Contains(help.text.String(), "--arm-latency") {
 		t.Errorf("--help: got %v and %q", err, help.text.String())
+	}
+	for _, flag := range []string{"--arm-throttling", "--clock-factor", "--seed", "--imds-limits", "--imds-latency", "--imds-token-cache"} {
+		if !strings.Contains(help.text.String(), flag) {
+			t.Errorf("--help does not tell of %s", flag)
+		}
 	}
 	options, err := azuresim.ParseOptions(nil, help)
 	check(t, err)

@@ -311,7 +311,7 @@ func TestEntraRefusals(t *testing.T) {
 		unexpected         bool
 	}{
 		"no secret":         {"POST", tokens, form, 401, `"error_codes":[7000216]`, false},
-		"an assertion":      {"POST", tokens, form + "&client_assertion=abc", 400, `'client_assertion' is not simulated`, true},
+		"an assertion":      {"POST", tokens, form + "&client_assertion=abc", 400, `"error_codes":[50027]`, false},
 		"another grant":     {"POST", tokens, strings.Replace(form, "client_credentials", "password", 1), 400, `"error":"unsupported_grant_type"`, true},
 		"no scope":          {"POST", tokens, "client_id=x&grant_type=client_credentials", 400, `"error_codes":[900144]`, false},
 		"scope twice":       {"POST", tokens, form + "&scope=x", 400, `'scope' is duplicated`, false},

@@ -51,7 +51,7 @@ func check(t *testing.T, p binding.Pod, w world, policy binding.Policy, d bindin
 		if grant.Binding.Namespace != id.Namespace || grant.Binding.Spec.Selector != p.Selector() || grant.Binding.Spec.AzureIdentity != id.Name {
 			t.Errorf("%s was granted by a binding that does not give it", id.Key)
 		}
-		if id.ClientID.String() == "" || (id.Attached() && id.ResourceID.IsZero()) {
+		if id.ResourceID.IsZero() && (id.ClientID.String() == "" || id.Attached()) {
 			t.Errorf("%s was granted without what it needs: it would be the node's default", id.Key)
 		}
 	}
@@ -115,8 +115,8 @@ func FuzzDecide(f *testing.F) {
 			if force && ns != podNS {
 				t.Fatal("granted across namespaces")
 			}
-			if grant.Identity.ClientID.String() == "" {
-				t.Fatal("granted without a client ID")
+			if grant.Identity.ClientID.String() == "" && grant.Identity.ResourceID.IsZero() {
+				t.Fatal("granted without an ID")
 			}
 		}
 	})

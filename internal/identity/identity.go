@@ -7,6 +7,7 @@ package identity
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -81,19 +82,31 @@ func (k Key) Compare(other Key) int {
 	return strings.Compare(k.Name, other.Name)
 }
 
-// Identity is one principal that pods may be bound to.
+// MaxAuxiliaryTenants is how many tenants Entra takes beside the first.
+const MaxAuxiliaryTenants = 3
+
+// Identity is one principal that pods may be bound to. Identities that are ==
+// have the same tokens.
 type Identity struct {
 	// Key is the namespace and name of the AzureIdentity.
 	Key
 	// Kind says which of the fields below are set.
 	Kind Kind
-	// ClientID is set for every kind.
+	// ClientID is set for every kind. Only a managed identity of before there was
+	// validation may lack it, and then has its ResourceID.
 	ClientID ClientID
 	// ResourceID is the user-assigned managed identity's; zero for service
 	// principals, and for federated identities that give none.
 	ResourceID armid.ID
 	// TenantID is set for service principals.
 	TenantID string
+	// AuxiliaryTenants are further tenants that a service principal with a secret
+	// gets tokens of, from the front; the rest is empty. An array keeps
+	// identities comparable.
+	AuxiliaryTenants [MaxAuxiliaryTenants]string
+	// Authority is where a service principal proves itself, as the object has
+	// it: a URL, or empty for the install's own. It is not checked here.
+	Authority string
 	// Credential is the Secret of a service principal.
 	Credential Key
 	// Namespaced restricts the identity to pods of its own namespace.
@@ -106,6 +119,24 @@ type Identity struct {
 // Attached reports whether the identity must be on the node's virtual machine or
 // scale set before its tokens can be had there.
 func (i Identity) Attached() bool { return i.Kind == ManagedIdentity && !i.Federated }
+
+// Tenants returns the tenants that a token is due of: the identity's own first,
+// then the auxiliary ones.
+func (i Identity) Tenants() []string {
+	out := []string{i.TenantID}
+	for _, tenant := range i.AuxiliaryTenants {
+		if tenant != "" {
+			out = append(out, tenant)
+		}
+	}
+	return out
+}
+
+// In returns the identity as it is in one tenant, without auxiliary ones.
+func (i Identity) In(tenant string) Identity {
+	i.TenantID, i.AuxiliaryTenants = tenant, [MaxAuxiliaryTenants]string{}
+	return i
+}
 
 // InvalidError says why an AzureIdentity cannot be used as it is written.
 type InvalidError struct {
@@ -139,16 +170,16 @@ func read(obj *v1.AzureIdentity) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	clientID, err := ParseClientID(spec.ClientID)
-	if err != nil {
-		return Identity{}, err
-	}
 	out := Identity{
 		Kind:       Kind(spec.Type),
-		ClientID:   clientID,
 		TenantID:   spec.TenantID,
 		Namespaced: obj.Namespaced(),
 		Federated:  spec.Federation != nil,
+	}
+	if !out.Attached() || spec.ClientID != "" || spec.ResourceID == "" {
+		if out.ClientID, err = ParseClientID(spec.ClientID); err != nil {
+			return Identity{}, err
+		}
 	}
 	switch out.Kind {
 	case ManagedIdentity:
@@ -181,5 +212,22 @@ func servicePrincipal(out Identity, spec v1.AzureIdentitySpec) (Identity, error)
 		return Identity{}, fmt.Errorf("clientPassword must name a Secret by name and namespace")
 	}
 	out.Credential = Key{Namespace: spec.ClientPassword.Namespace, Name: spec.ClientPassword.Name}
+	out.Authority = spec.ADEndpoint
+	return auxiliary(out, spec.AuxiliaryTenantIDs)
+}
+
+// auxiliary adds the tenants that only a service principal with a secret can
+// have; for others they never had an effect.
+func auxiliary(out Identity, tenants []string) (Identity, error) {
+	if out.Kind != ServicePrincipal {
+		return out, nil
+	}
+	if len(tenants) > MaxAuxiliaryTenants {
+		return Identity{}, fmt.Errorf("auxiliaryTenantIDs holds %d tenants: want at most %d", len(tenants), MaxAuxiliaryTenants)
+	}
+	if slices.Contains(tenants, "") {
+		return Identity{}, fmt.Errorf("auxiliaryTenantIDs holds an empty tenant: remove it")
+	}
+	copy(out.AuxiliaryTenants[:], tenants)
 	return out, nil
 }

@@ -20,6 +20,43 @@ func object(spec v1.AzureIdentitySpec) *v1.AzureIdentity {
 	return &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "demo"}, Spec: spec}
 }
 
+func principal(kind v1.IdentityType, auxiliary ...string) v1.AzureIdentitySpec {
+	return v1.AzureIdentitySpec{Type: kind, ClientID: clientID, TenantID: "t", AuxiliaryTenantIDs: auxiliary,
+		ADEndpoint: "https://login.example/", ClientPassword: &v1.SecretReference{Name: "s", Namespace: "n"}}
+}
+
+// A managed identity of before there was validation may have its resource ID
+// alone; it is never without both.
+func TestAResourceIDAloneNamesAManagedIdentity(t *testing.T) {
+	got, err := identity.FromObject(object(v1.AzureIdentitySpec{ResourceID: resourceID}))
+	if err != nil || got.ClientID.String() != "" || got.ResourceID.IsZero() {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestTenants(t *testing.T) {
+	for name, test := range map[string]struct {
+		spec v1.AzureIdentitySpec
+		want string
+	}{
+		"one":                                  {principal(1), "t"},
+		"with auxiliary ones":                  {principal(1, "a", "b", "c"), "t a b c"},
+		"a certificate has none besides":       {principal(2, "a", "b"), "t"},
+		"not even too many of them are an end": {principal(2, "a", "b", "c", "d"), "t"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := identity.FromObject(object(test.spec))
+			if err != nil || strings.Join(got.Tenants(), " ") != test.want || got.Authority != "https://login.example/" {
+				t.Errorf("got %v of %s, %v", got.Tenants(), got.Authority, err)
+			}
+			in := got.In("a")
+			if strings.Join(in.Tenants(), " ") != "a" || in == got || in.In("t") != got.In("t") {
+				t.Errorf("in one tenant: %+v", in)
+			}
+		})
+	}
+}
+
 func TestFromObject(t *testing.T) {
 	secret := &v1.SecretReference{Name: "s", Namespace: "n"}
 	for name, test := range map[string]struct {
@@ -54,7 +91,11 @@ func TestFromObjectRefuses(t *testing.T) {
 		spec  v1.AzureIdentitySpec
 		words string
 	}{
-		"no client ID":             {v1.AzureIdentitySpec{ResourceID: resourceID}, "node's default identity"},
+		"neither ID":               {v1.AzureIdentitySpec{}, "node's default identity"},
+		"federated, no client ID":  {v1.AzureIdentitySpec{ResourceID: resourceID, Federation: &v1.Federation{}}, "clientID is empty"},
+		"a principal, no ID":       {v1.AzureIdentitySpec{Type: 1, ResourceID: resourceID, TenantID: "t", ClientPassword: &v1.SecretReference{Name: "s", Namespace: "n"}}, "clientID is empty"},
+		"four auxiliary tenants":   {principal(1, "a", "b", "c", "d"), "at most 3"},
+		"an empty tenant":          {principal(1, "a", ""), "empty tenant"},
 		"a placeholder":            {v1.AzureIdentitySpec{ResourceID: resourceID, ClientID: "<client-id>"}, "placeholder"},
 		"white space":              {v1.AzureIdentitySpec{ResourceID: resourceID, ClientID: clientID + "\n"}, "white space"},
 		"no resource ID":           {v1.AzureIdentitySpec{ClientID: clientID}, "reading resourceID"},

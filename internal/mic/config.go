@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -28,7 +29,7 @@ type config struct {
 	Options
 	kube       *rest.Config
 	azure      armclient.Config
-	policy     plan.Policy
+	cloud      *cloud
 	namespace  string
 	namespaced bool
 }
@@ -48,9 +49,10 @@ func (o Options) validate() (config, error) {
 	if err := o.check(c.namespace); err != nil {
 		return config{}, err
 	}
-	var errAzure, errPolicy, errKube error
+	c.cloud = newCloud(o)
+	var errAzure, errKube error
 	c.azure, errAzure = o.azure()
-	c.policy, errPolicy = protected(o.ImmutableMSIs, c.azure)
+	_, errPolicy := protected(o.ImmutableMSIs, c.azure)
 	c.kube, errKube = o.kubeConfig()
 	return c, errors.Join(errAzure, errPolicy, errKube)
 }
@@ -59,16 +61,26 @@ func (o Options) check(namespace string) error {
 	switch {
 	case namespace == "":
 		return fmt.Errorf("environment variable %s is not set: set it to the controller's own namespace (in a pod: by fieldRef metadata.namespace)", namespaceVariable)
-	case o.ElectionDuration <= 0:
-		return fmt.Errorf("--leader-election-duration is %s: want more than zero", o.ElectionDuration)
+	case o.ElectionDuration < time.Second:
+		return fmt.Errorf("--leader-election-duration is %s: want 1s or more", o.ElectionDuration)
 	case o.ElectionInstance == "" || o.ElectionNS == "" || o.ElectionName == "":
 		return errors.New("--leader-election-instance, -namespace and -name must not be empty")
-	case o.GatherWindow < 0 || o.RetryMin <= 0 || o.RetryMax < o.RetryMin:
-		return fmt.Errorf("--gather-window %s, --retry-min %s and --retry-max %s: want zero or more, more than zero, and at least --retry-min", o.GatherWindow, o.RetryMin, o.RetryMax)
 	case o.ClientQPS < 0:
 		return fmt.Errorf("--clientQps is %v: want zero or more", o.ClientQPS)
 	}
-	return nil
+	return o.checkWaits()
+}
+
+func (o Options) checkWaits() error {
+	switch {
+	case o.GatherWindow < 0 || o.RetryMin <= 0 || o.RetryMax < o.RetryMin:
+		return fmt.Errorf("--gather-window %s, --retry-min %s and --retry-max %s: want zero or more, more than zero, and at least --retry-min", o.GatherWindow, o.RetryMin, o.RetryMax)
+	case o.ReconcileInterval < 0 || o.ReconcileInterval > 0 && o.ReconcileInterval < time.Second:
+		return fmt.Errorf("--identity-assignment-reconcile-interval is %s: want 0 for never, or 1s or more", o.ReconcileInterval)
+	case o.QuarantineMin <= 0 || o.QuarantineMax < o.QuarantineMin:
+		return fmt.Errorf("--quarantine-min %s and --quarantine-max %s: want more than zero, and at least --quarantine-min", o.QuarantineMin, o.QuarantineMax)
+	}
+	return o.ARM.check()
 }
 
 func (o Options) azure() (armclient.Config, error) {

@@ -3,10 +3,12 @@ package mic_test
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,8 +27,8 @@ func TestDefaultsAreTheContracts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprintln(o.ElectionInstance == hostname, o.ElectionNS, o.ElectionName, o.ElectionDuration, o.ProbePort, o.PrometheusPort, o.ForceNamespaced, o.Log.Format)
-	if want := "true default aad-pod-identity-mic 15s 8080 8888 false text\n"; got != want {
+	got := fmt.Sprintln(o.ElectionInstance == hostname, o.ElectionNS, o.ElectionName, o.ElectionDuration, o.ProbePort, o.PrometheusPort, o.ForceNamespaced, o.Log.Format, o.ReconcileInterval, o.LegacyLock, o.Profile)
+	if want := "true default aad-pod-identity-mic 15s 8080 8888 false text 3m0s true false\n"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -65,8 +67,11 @@ func TestRunRefuses(t *testing.T) {
 		"no cloud in the environment": {nil, map[string]string{"MIC_POD_NAMESPACE": "n"}, "environment variable CLOUD"},
 		"a bad protected identity":    {[]string{"--cloudconfig", azure, "--immutable-user-msis=a,<id>"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "immutable-user-msis"},
 		"a bad protected ARM ID":      {[]string{"--cloudconfig", azure, "--immutable-user-msis=/subscriptions/x"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "immutable-user-msis"},
-		"no lease duration":           {[]string{"--cloudconfig", azure, "--leader-election-duration=0s"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--leader-election-duration"},
+		"an interval below zero":      {[]string{"--cloudconfig", azure, "--identity-assignment-reconcile-interval=-1s"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--identity-assignment-reconcile-interval"},
+		"a lease that cannot be told": {[]string{"--cloudconfig", azure, "--leader-election-duration=900ms"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--leader-election-duration"},
 		"a backoff upside down":       {[]string{"--cloudconfig", azure, "--retry-min=1h"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--retry-min"},
+		"a drift repair too often":    {[]string{"--cloudconfig", azure, "--identity-assignment-reconcile-interval=1ms"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--identity-assignment-reconcile-interval"},
+		"a quarantine upside down":    {[]string{"--cloudconfig", azure, "--quarantine-max=1s"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--quarantine-min"},
 		"a negative rate":             {[]string{"--cloudconfig", azure, "--clientQps=-1"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "--clientQps"},
 		"no kubeconfig":               {[]string{"--cloudconfig", azure, "--kubeconfig", azure + "y"}, map[string]string{"MIC_POD_NAMESPACE": "n"}, "finding the API server"},
 	} {
@@ -86,6 +91,25 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
+// refused are options with which Run ends as soon as it has read them, and its
+// log.
+func refused(t *testing.T, args ...string) (mic.Options, *bytes.Buffer) {
+	t.Helper()
+	azure := filepath.Join(t.TempDir(), "azure.json")
+	if err := os.WriteFile(azure, []byte(`{"cloud":"AzureCloud","useManagedIdentityExtension":true}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, err := mic.ParseOptions(append([]string{"--cloudconfig", azure, "--http-probe-port=0", "--prometheus-port=0"}, args...), t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var logs bytes.Buffer
+	o.Logger = slog.New(slog.NewTextHandler(&logs, nil))
+	o.Getenv = func(name string) string { return map[string]string{"MIC_POD_NAMESPACE": "n"}[name] }
+	o.Kube = &rest.Config{Host: "https://127.0.0.1:1"}
+	return o, &logs
+}
+
 func TestPortInUse(t *testing.T) {
 	taken := listen(t)
 	t.Cleanup(func() { _ = taken.Close() })
@@ -93,18 +117,19 @@ func TestPortInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	azure := filepath.Join(t.TempDir(), "azure.json")
-	if err := os.WriteFile(azure, []byte(`{"cloud":"AzureCloud","useManagedIdentityExtension":true}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	o, err := mic.ParseOptions([]string{"--cloudconfig", azure, "--prometheus-port=" + port, "--http-probe-port=0"}, t.Output())
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.Getenv = func(string) string { return "n" }
-	o.Kube = &rest.Config{Host: "https://127.0.0.1:1"}
-	if err := mic.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "--prometheus-port") {
-		t.Errorf("got %v, want words about --prometheus-port", err)
+	for words, change := range map[string]func(*mic.Options){
+		"--prometheus-port": func(o *mic.Options) { o.PrometheusPort, err = strconv.Atoi(port) },
+		"--http-probe-port": func(o *mic.Options) { o.ProbePort, err = strconv.Atoi(port) },
+		"--enableProfile":   func(o *mic.Options) { o.Profile, o.ProfileAddress = true, taken.Addr().String() },
+	} {
+		o, _ := refused(t)
+		change(&o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mic.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("got %v, want words about %s", err, words)
+		}
 	}
 }
 

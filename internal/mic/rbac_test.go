@@ -30,6 +30,8 @@ func rights() (everywhere, own, lease []rbacv1.PolicyRule) {
 		{APIGroups: []string{v1.Group}, Resources: []string{"azureidentityattachments/status"}, Verbs: []string{"patch"}},
 	}
 	lease = []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"endpoints"}, Verbs: []string{"create"}},
+		{APIGroups: []string{""}, Resources: []string{"endpoints"}, ResourceNames: []string{"aad-pod-identity-mic"}, Verbs: []string{"get", "update"}},
 		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"create"}},
 		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{"aad-pod-identity-mic"}, Verbs: []string{"get", "update"}},
 	}

@@ -185,6 +185,8 @@ func standby(t *testing.T, s *scene) {
 		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vmss_update"} 1`, "mic_assignment_seconds_count 2",
 		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_update"} 1`,
 		`aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_get"} 1`,
+		`mic_owned_identities{kind="ScaleSet"} `, `mic_owned_identities{kind="VirtualMachine"} 1`, `mic_quarantined_identities{kind="ScaleSet"} 0`,
+		"mic_pod_assignment_seconds_count 0", // these pods do not say when they were scheduled
 		"workqueue_depth",
 	} {
 		get(t, "http://127.0.0.1:"+ports[1]+"/metrics", func(status int, body string) bool {

@@ -11,21 +11,27 @@ import (
 	"fmt"
 
 	"github.com/go-logr/logr"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/utils/clock"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/assignment"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/election"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/refusal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/validity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 // Run runs the controller until ctx ends, which is a clean end, or leadership is
@@ -37,16 +43,27 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
+	for _, flag := range c.Ignored {
+		c.Logger.Warn("flag has no effect any more and can go", "flag", "--"+flag.Name, "instead", flag.Instead)
+	}
 	ports, err := c.listen(ctx)
 	if err != nil {
 		return err
 	}
 	defer ports.close()
-	mgr, err := c.manager()
+	scheme, err := kube.NewScheme()
 	if err != nil {
 		return err
 	}
-	if err := c.register(ctx, mgr, ports); err != nil {
+	recorder, err := events.New(ctx, c.kube, scheme)
+	if err != nil {
+		return err
+	}
+	mgr, err := c.manager(recorder, scheme)
+	if err != nil {
+		return err
+	}
+	if err := c.register(ctx, mgr, recorder, ports); err != nil {
 		return err
 	}
 	c.Logger.Info("starting", "version", o.Version, "namespace", c.namespace, "namespaced", c.namespaced)
@@ -56,21 +73,20 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
-func (c config) manager() (manager.Manager, error) {
-	scheme, errScheme := kube.NewScheme()
+func (c config) manager(recorder *events.Recorder, scheme *runtime.Scheme) (manager.Manager, error) {
 	scope, errScope := kube.Scope(c.namespace)
-	lock, errLock := c.lock()
-	if err := errors.Join(errScheme, errScope, errLock); err != nil {
+	timing := election.TimingFor(c.ElectionDuration)
+	lock, errLock := c.lock(recorder, timing)
+	if err := errors.Join(errScope, errLock); err != nil {
 		return nil, err
 	}
 	logger := logr.FromSlogHandler(c.Logger.Handler())
 	ctrllog.SetLogger(logger)
-	renew, retry := c.ElectionDuration/2, c.ElectionDuration/4
 	mgr, err := manager.New(c.kube, manager.Options{
 		Scheme: scheme, Cache: scope, Logger: logger,
 		Metrics:        metricsserver.Options{BindAddress: "0"}, // served beside our own
 		LeaderElection: true, LeaderElectionResourceLockInterface: lock, LeaderElectionReleaseOnCancel: true,
-		LeaseDuration: &c.ElectionDuration, RenewDeadline: &renew, RetryPeriod: &retry,
+		LeaseDuration: &timing.Lease, RenewDeadline: &timing.Renew, RetryPeriod: &timing.Retry,
 		Controller: ctrlconfig.Controller{
 			EnableWarmup:       new(true), // so that another leader needs no start
 			SkipNameValidation: new(true), // names are unique in a manager, not in a process
@@ -82,53 +98,70 @@ func (c config) manager() (manager.Manager, error) {
 	return mgr, nil
 }
 
-// lock is the Lease. Two replicas that were given one name must not both take
-// themselves for its holder, so that a random part is added.
-func (c config) lock() (resourcelock.Interface, error) {
-	clients, err := coordinationv1.NewForConfig(c.kube)
-	if err != nil {
-		return nil, fmt.Errorf("preparing the election: %w", err)
-	}
-	return &resourcelock.LeaseLock{
-		LeaseMeta:  metav1.ObjectMeta{Namespace: c.ElectionNS, Name: c.ElectionName},
-		Client:     clients,
-		LockConfig: resourcelock.ResourceLockConfig{Identity: c.ElectionInstance + "_" + string(uuid.NewUUID())},
-	}, nil
+// lock is what makes one replica act at a time. Two replicas that were given one
+// name must not both take themselves for its holder, so that a random part is
+// added.
+func (c config) lock(recorder *events.Recorder, timing election.Timing) (*election.Lock, error) {
+	return election.New(c.kube, election.Options{
+		Namespace: c.ElectionNS, Name: c.ElectionName, Identity: c.ElectionInstance + "_" + string(uuid.NewUUID()),
+		Timing: timing, Legacy: c.LegacyLock, Say: recorder.Normal,
+		Waiting: func(lease *corev1.ObjectReference, holder string) {
+			message := fmt.Sprintf("%s waits for %s to end, which leads by Endpoints %s/%s: scale the controller of AAD Pod Identity to none", c.ElectionInstance, holder, c.ElectionNS, c.ElectionName)
+			recorder.Warn(lease, holder, string(v1.ReasonOldController), message)
+			c.Logger.Warn("waiting for an old controller to end", "holder", holder, "endpoints", c.ElectionNS+"/"+c.ElectionName)
+		},
+	})
 }
 
 // register adds every part of the controller to the manager.
-func (c config) register(ctx context.Context, mgr manager.Manager, ports ports) error {
-	metrics := newMetrics()
-	recorder, err := events.New(ctx, c.kube, mgr.GetScheme())
-	if err != nil {
+func (c config) register(ctx context.Context, mgr manager.Manager, recorder *events.Recorder, ports ports) error {
+	state, metrics := &state{}, newMetrics(c.Version)
+	dog := watchdog.New(clock.RealClock{}, metrics.ended)
+	metrics.watch(state, dog)
+	state.stuck = dog.Check
+	if err := c.openCloud(recorder, metrics); err != nil {
 		return err
 	}
-	arm, err := armclient.New(c.azure, armclient.Options{
-		Version: c.Version, UserAgent: c.CustomUserAgent, Transport: c.Transport, Observe: metrics.arm,
+	attached := newAttachmentMetrics(ctx, metrics.registry, mgr.GetClient())
+	attachments := attachment.NewReconciler(attachment.Options{
+		Client: statusWriter{mgr.GetClient(), recorder, metrics.statusFailed}, Live: mgr.GetAPIReader(), Events: recorder, ARM: c.cloud.arm, Namespace: c.namespace,
+		Policy: func() plan.Policy { return *c.cloud.policy.Load() }, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax,
+		PollInterval: c.ARM.PollInterval, OperationTimeout: c.ARM.OperationTimeout,
+		QuarantineMin: c.QuarantineMin, QuarantineMax: c.QuarantineMax,
+		ReconcileInterval: c.ReconcileInterval, Adopt: c.AdoptAssigned, Assigned: attached.assigned, Watchdog: dog,
 	})
-	if err != nil {
-		return fmt.Errorf("preparing the client of ARM: %w", err)
-	}
 	assignments := assignment.NewReconciler(assignment.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
-	})
-	attachments := attachment.NewReconciler(attachment.Options{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, ARM: arm, Namespace: c.namespace,
-		Policy: c.policy, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax, Assigned: metrics.assignedAfter,
+		Begin: attachments.WaitAdopted, Watchdog: dog,
 	})
 	return errors.Join(
 		kube.AddIndexes(ctx, mgr.GetFieldIndexer()),
 		assignments.Register(mgr),
 		attachments.Register(mgr),
-		validity.Register(mgr, recorder),
-		c.serve(mgr, metrics, ports),
+		validity.Register(mgr, recorder, dog),
+		refusal.Register(mgr, recorder),
+		mgr.Add(always(c.cloud.follow)),
+		c.serve(mgr, state, metrics, ports),
 	)
+}
+
+// openCloud prepares the way to ARM.
+func (c config) openCloud(recorder *events.Recorder, metrics *metrics) error {
+	arm, err := armclient.New(c.azure, armclient.Options{
+		Version: c.Version, UserAgent: c.CustomUserAgent, Transport: c.Transport, Observe: metrics.arm,
+		Limits: c.ARM.Limits, RequestTimeout: c.ARM.RequestTimeout, Traffic: newARMTraffic(metrics.registry).sent,
+	})
+	if err != nil {
+		return fmt.Errorf("preparing the client of ARM: %w", err)
+	}
+	metrics.registry.MustRegister(newBudgets(arm.Budgets))
+	c.cloud.arm, c.cloud.reported = arm, c.reporter(recorder, metrics)
+	return c.cloud.use(c.azure)
 }
 
 // serve adds what runs on every replica: probes, metrics, and what keeps them
 // true.
-func (c config) serve(mgr manager.Manager, metrics *metrics, ports ports) error {
-	state := &state{}
+func (c config) serve(mgr manager.Manager, state *state, metrics *metrics, ports ports) error {
 	watch := always(func(ctx context.Context) error {
 		state.ready.Store(mgr.GetCache().WaitForCacheSync(ctx))
 		select {
@@ -140,9 +173,13 @@ func (c config) serve(mgr manager.Manager, metrics *metrics, ports ports) error 
 		}
 		return nil
 	})
-	return errors.Join(
-		mgr.Add(serving(ports.probes, state.handler())),
-		mgr.Add(serving(ports.metrics, metrics.handler())),
-		mgr.Add(watch),
-	)
+	parts := []manager.Runnable{serving(ports.probes, state.handler()), serving(ports.metrics, metrics.handler()), watch}
+	if ports.profile != nil {
+		parts = append(parts, serving(ports.profile, obs.Profile()))
+	}
+	var failures []error
+	for _, part := range parts {
+		failures = append(failures, mgr.Add(part))
+	}
+	return errors.Join(failures...)
 }

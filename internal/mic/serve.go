@@ -2,7 +2,6 @@ package mic
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -22,16 +21,22 @@ const drain = 2 * time.Second
 
 // state is what the probes tell.
 type state struct {
-	ready  atomic.Bool // the caches are filled
-	leader atomic.Bool // this replica writes
+	ready  atomic.Bool  // the caches are filled
+	leader atomic.Bool  // this replica writes
+	stuck  func() error // what hangs
 }
 
 // handler answers the probes. /healthz says Active for the leader and Not Active
-// for others, as the old controller's; both are healthy. /readyz is 503 until
-// this replica could take over.
+// for others, as the old controller's; both are healthy. It is 503 if a worker
+// hangs, and asks nobody: that Azure or the API server answers is no condition of
+// being alive. /readyz is 503 until this replica could take over.
 func (s *state) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.stuck(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
 		if s.leader.Load() {
 			_, _ = fmt.Fprint(w, "Active")
 			return
@@ -63,31 +68,42 @@ func (f always) Start(ctx context.Context) error { return f(ctx) }
 // NeedLeaderElection is false.
 func (always) NeedLeaderElection() bool { return false }
 
-// ports are the listeners of probes and metrics.
+// ports are the listeners of probes and metrics, and of pprof if it is asked for.
 type ports struct {
-	probes, metrics net.Listener
+	probes, metrics, profile net.Listener
 }
 
 // listen opens the ports, so that a taken one is said at the very start.
 func (c config) listen(ctx context.Context) (ports, error) {
-	open := func(port int, flag string) (net.Listener, error) {
-		return obs.Listen(ctx, net.JoinHostPort("", strconv.Itoa(port)), flag)
+	var out ports
+	for _, port := range []struct {
+		wanted        bool
+		address, flag string
+		into          *net.Listener
+	}{
+		{true, net.JoinHostPort("", strconv.Itoa(c.ProbePort)), "http-probe-port", &out.probes},
+		{true, net.JoinHostPort("", strconv.Itoa(c.PrometheusPort)), "prometheus-port", &out.metrics},
+		{c.Profile, c.ProfileAddress, "enableProfile=false", &out.profile},
+	} {
+		if !port.wanted {
+			continue
+		}
+		var err error
+		if *port.into, err = obs.Listen(ctx, port.address, port.flag); err != nil {
+			out.close()
+			return ports{}, err
+		}
 	}
-	probes, err := open(c.ProbePort, "http-probe-port")
-	if err != nil {
-		return ports{}, err
-	}
-	metrics, err := open(c.PrometheusPort, "prometheus-port")
-	if err != nil {
-		return ports{}, errors.Join(err, probes.Close())
-	}
-	return ports{probes, metrics}, nil
+	return out, nil
 }
 
 // close frees the ports where nothing serves them.
 func (p ports) close() {
-	_ = p.probes.Close() // closed before, where they were served
-	_ = p.metrics.Close()
+	for _, listener := range []net.Listener{p.probes, p.metrics, p.profile} {
+		if listener != nil {
+			_ = listener.Close() // closed before, where it was served
+		}
+	}
 }
 
 // serving is the part that answers on a port.

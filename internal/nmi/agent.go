@@ -36,20 +36,33 @@ type objects interface {
 // agent is the flow of one request through the stages: caller, resolve,
 // tokensource.
 type agent struct {
-	node     string
-	managed  bool
-	policy   binding.Policy
-	callers  *caller.Index
-	objects  objects
-	tokens   tokensource.Source
-	warnings warnings
+	node    string
+	managed bool
+	policy  binding.Policy
+	callers *caller.Index
+	objects objects
+	tokens  issuer
+	// credentials says which credential a service principal has.
+	credentials credentials
+	warnings    warnings
 	// wait bounds how long a request waits for what may come by itself.
 	wait time.Duration
 
-	ready atomic.Bool // objects were synced once, and so stay
+	ready     atomic.Bool // objects were synced once, and so stay
+	decisions decisions
 }
 
 var _ server.Agent = (*agent)(nil)
+
+// credentials knows the Secrets of service principals.
+type credentials interface {
+	Current(ctx context.Context, id identity.Identity) (tokensource.Credential, error)
+}
+
+// issuer keeps tokens and gets them.
+type issuer interface {
+	Token(ctx context.Context, ask tokensource.Ask) (imds.Token, error)
+}
 
 // warnings tells the people who run a pod what they can mend.
 type warnings interface {
@@ -63,17 +76,33 @@ func (a *agent) Identify(ctx context.Context, remote netip.Addr, wait bool, reco
 	if err := a.synced(); err != nil {
 		return nil, err
 	}
-	find := func() (caller.Pod, error) { return a.callers.Find(remote) }
-	if wait {
-		find = func() (caller.Pod, error) { return a.callers.Lookup(ctx, remote) }
+	pod, err := a.callers.Find(remote)
+	if err != nil && wait {
+		pod, err = a.callers.Lookup(ctx, remote)
 	}
-	pod, err := find()
 	if err != nil {
 		return nil, err
 	}
-	record.Pod, record.UID, record.ServiceAccount = pod.Key, pod.UID, pod.ServiceAccount
 	_, excepted := binding.Exception(rulePod(pod), a.objects.Exceptions(pod.Namespace))
-	return &podCaller{agent: a, pod: pod, remote: remote, excepted: excepted}, nil
+	return a.caller(podCaller{pod: pod, remote: remote, excepted: excepted}, record), nil
+}
+
+// Named finds a pod of this node for a program of the node.
+func (a *agent) Named(ctx context.Context, key identity.Key, record *audit.Record) (server.Caller, error) {
+	if err := a.synced(); err != nil {
+		return nil, err
+	}
+	pod, err := a.callers.LookupNamed(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return a.caller(podCaller{pod: pod, named: true}, record), nil
+}
+
+func (a *agent) caller(p podCaller, record *audit.Record) *podCaller {
+	record.Pod, record.UID, record.ServiceAccount = p.pod.Key, p.pod.UID, p.pod.ServiceAccount
+	p.agent = a
+	return &p
 }
 
 func (a *agent) synced() error {
@@ -99,6 +128,9 @@ type podCaller struct {
 	pod      caller.Pod
 	remote   netip.Addr
 	excepted bool
+	// named says that a program of the node named the pod. It gets no tokens of
+	// auxiliary tenants.
+	named bool
 }
 
 // Excepted reports whether an AzurePodIdentityException selects the pod.
@@ -106,39 +138,47 @@ func (p *podCaller) Excepted() bool { return p.excepted }
 
 // Token answers, or waits for a while on the watch if what is missing may come
 // by itself. What the pod's owner can mend becomes an Event on the pod.
-func (p *podCaller) Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Token, error) {
-	patience, cancel := context.WithTimeout(ctx, p.agent.wait)
-	defer cancel()
+func (p *podCaller) Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error) {
+	var patience <-chan time.Time
 	for {
 		changed := p.agent.objects.Changed()
-		token, err := p.attempt(ctx, request, record)
+		answer, err := p.attempt(ctx, request, record)
 		if err == nil {
-			return token, nil
+			return answer, nil
 		}
-		if !resolve.Waits(refusal.Of(err).Reason) || !until(patience, changed) {
+		if patience == nil {
+			patience = time.After(p.agent.wait)
+		}
+		if !resolve.Waits(refusal.Of(err).Reason) || !until(ctx, changed, patience) {
 			p.warn(err)
-			return imds.Token{}, err
+			return imds.Answer{}, err
 		}
 		if err := p.refresh(); err != nil {
-			return imds.Token{}, err
+			return imds.Answer{}, err
 		}
 	}
 }
 
-// until waits for a change; false if ctx ended first.
-func until(ctx context.Context, changed <-chan struct{}) bool {
+// until waits for a change; false if ctx or the patience ended first.
+func until(ctx context.Context, changed <-chan struct{}, patience <-chan time.Time) bool {
+	select {
+	case <-patience:
+		return false
+	default:
+	}
 	select {
 	case <-changed:
-		return ctx.Err() == nil
+		return true
+	case <-patience:
 	case <-ctx.Done():
-		return false
 	}
+	return false
 }
 
 // refresh looks at the pod again, which may have got a label meanwhile, or have
 // ended and left its address to another.
 func (p *podCaller) refresh() error {
-	pod, err := p.agent.callers.Find(p.remote)
+	pod, err := p.find()
 	if err != nil {
 		return err
 	}
@@ -149,11 +189,18 @@ func (p *podCaller) refresh() error {
 	return nil
 }
 
-func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Token, error) {
+func (p *podCaller) find() (caller.Pod, error) {
+	if p.named {
+		return p.agent.callers.FindNamed(p.pod.Key)
+	}
+	return p.agent.callers.Find(p.remote)
+}
+
+func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error) {
 	query := resolve.Query{ClientID: request.ClientID, ObjectID: request.ObjectID, ResourceID: request.ResourceID}
-	choice, refused := resolve.Resolve(query, p.candidates(), p.agent.objects)
+	choice, refused := p.resolve(query)
 	if refused != nil {
-		return imds.Token{}, refused
+		return imds.Answer{}, refused
 	}
 	if request.ObjectID != "" {
 		return p.byObjectID(ctx, choice, request, record)
@@ -161,10 +208,63 @@ func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, reco
 	chosen := choice.Identities[0]
 	record.Identity = chosen.Key
 	if choice.Several {
-		p.agent.warnings.Warn(p.pod.Key, p.pod.UID, v1.ReasonSeveralIdentities,
+		p.tell(v1.ReasonSeveralIdentities,
 			"the pod asked for no identity in particular and has several: it gets AzureIdentity "+chosen.String()+"; give client_id or the resource ID to choose")
 	}
-	return p.agent.tokens.Token(ctx, tokensource.Request{Identity: chosen, Resource: request.Resource})
+	return p.issue(ctx, chosen, request)
+}
+
+// issue gets the token of an identity, and those of its auxiliary tenants. All
+// of them come, or none does.
+func (p *podCaller) issue(ctx context.Context, id identity.Identity, request imds.TokenRequest) (imds.Answer, error) {
+	token, err := p.token(ctx, id.In(id.TenantID), request)
+	if err != nil {
+		return imds.Answer{}, err
+	}
+	answer := imds.Answer{Token: token}
+	for _, tenant := range id.AuxiliaryTenants {
+		if tenant == "" || p.named {
+			break
+		}
+		if token, err = p.token(ctx, id.In(tenant), request); err != nil {
+			return imds.Answer{}, err
+		}
+		answer.Auxiliary = append(answer.Auxiliary, token)
+	}
+	return answer, nil
+}
+
+// token gets one token. A service principal's credential is looked at first: a
+// token that was got with another one is not served any more.
+func (p *podCaller) token(ctx context.Context, id identity.Identity, request imds.TokenRequest) (imds.Token, error) {
+	wanted := tokensource.Ask{
+		Request: tokensource.Request{Identity: id, Resource: request.Resource, Fresh: request.BypassCache}, Pod: p.pod.Key, UID: p.pod.UID,
+	}
+	if id.Credential != (identity.Key{}) {
+		current, err := p.agent.credentials.Current(ctx, id)
+		if err != nil {
+			return imds.Token{}, err
+		}
+		for _, warning := range current.Warnings {
+			p.tell(warning.Reason, warning.Message)
+		}
+		wanted.Version = current.Version
+	}
+	return p.agent.tokens.Token(ctx, wanted)
+}
+
+// resolve decides, or knows what was decided of the same things.
+func (p *podCaller) resolve(query resolve.Query) (resolve.Choice, *refusal.Error) {
+	now := p.agent.objects.Changed()
+	asked := question{uid: p.pod.UID, selector: rulePod(p.pod).Selector(), query: query}
+	if known, ok := p.agent.decisions.of(now, asked); ok {
+		return known, nil
+	}
+	choice, refused := resolve.Resolve(query, p.candidates(), p.agent.objects)
+	if refused == nil {
+		p.agent.decisions.keep(now, asked, choice)
+	}
+	return choice, refused
 }
 
 func (p *podCaller) candidates() resolve.Candidates {
@@ -182,23 +282,23 @@ func (p *podCaller) candidates() resolve.Candidates {
 // but the tokens, which come straight from the service, do. A token for another
 // principal never gets out. Where an identity could not be looked at, that is
 // the answer rather than "not found".
-func (p *podCaller) byObjectID(ctx context.Context, choice resolve.Choice, request imds.TokenRequest, record *audit.Record) (imds.Token, error) {
+func (p *podCaller) byObjectID(ctx context.Context, choice resolve.Choice, request imds.TokenRequest, record *audit.Record) (imds.Answer, error) {
 	var failures []error
 	for _, candidate := range choice.Identities {
-		token, err := p.agent.tokens.Token(ctx, tokensource.Request{Identity: candidate, Resource: request.Resource})
+		token, err := p.token(ctx, candidate.In(candidate.TenantID), request)
 		if err != nil {
 			failures = append(failures, err)
 			continue
 		}
 		if oid, ok := token.ObjectID(); ok && strings.EqualFold(oid, request.ObjectID) {
 			record.Identity = candidate.Key
-			return token, nil
+			return p.issue(ctx, candidate, request)
 		}
 	}
 	if len(failures) > 0 {
-		return imds.Token{}, errors.Join(failures...)
+		return imds.Answer{}, errors.Join(failures...)
 	}
-	return imds.Token{}, choice.Otherwise
+	return imds.Answer{}, choice.Otherwise
 }
 
 // warn tells the owners of the pod what they can mend. A pod without the label
@@ -209,7 +309,12 @@ func (p *podCaller) warn(err error) {
 	switch refused.Reason {
 	case v1.ReasonNoBinding, v1.ReasonIdentityNotFound, v1.ReasonNotAssigned, v1.ReasonNotBound, v1.ReasonUnknownIdentity,
 		v1.ReasonNamespaceMismatch, v1.ReasonInvalidBinding, v1.ReasonInvalidIdentity, v1.ReasonNameConflict,
-		v1.ReasonUnsupportedIdentityType, v1.ReasonUpstreamRefused:
-		p.agent.warnings.Warn(p.pod.Key, p.pod.UID, refused.Reason, refused.Message)
+		v1.ReasonUnsupportedIdentityType, v1.ReasonUpstreamRefused,
+		v1.ReasonSecretNotFound, v1.ReasonInvalidSecret, v1.ReasonSecretForbidden, v1.ReasonAuthorityForbidden:
+		p.tell(refused.Reason, refused.Message)
 	}
+}
+
+func (p *podCaller) tell(reason v1.Reason, message string) {
+	p.agent.warnings.Warn(p.pod.Key, p.pod.UID, reason, message)
 }

@@ -167,7 +167,7 @@ func testManagedRefusals(t *testing.T, c *cluster) {
 		"no binding":                {"127.0.3.2", tokenPath + "?resource=r", 404, "NoBinding"},
 		"no binding, one asked for": {"127.0.3.2", tokenPath + "?resource=r&client_id=" + clientID(1), 404, "NoBinding"},
 		"no identity":               {"127.0.3.3", tokenPath + "?resource=r", 404, "IdentityNotFound"},
-		"a service principal":       {"127.0.3.4", tokenPath + "?resource=r", 403, "UnsupportedIdentityType"},
+		"a service principal":       {"127.0.3.4", tokenPath + "?resource=r", 404, "SecretNotFound"},
 		"nobody's address":          {"127.0.3.99", tokenPath + "?resource=r", 404, "CallerUnknown"},
 		"another route of identity": {"127.0.3.0", "/metadata/identity/issuecredential", 404, "NotServed"},
 		"other metadata":            {"127.0.3.0", "/metadata/attested/document", 404, "NotServed"},
@@ -276,11 +276,7 @@ func testLegacy(t *testing.T, c *cluster) {
 
 func (c *cluster) exceptedPod(ns, address string) {
 	c.t.Helper()
-	pod := c.pod(ns, "excepted", "", address)
-	pod.Labels = map[string]string{"except": "ME"}
-	if err := c.client.Update(c.t.Context(), pod); err != nil {
-		c.t.Fatal(err)
-	}
+	c.podWith(metav1.ObjectMeta{Namespace: ns, Name: "excepted", Labels: map[string]string{"except": "ME"}}, address)
 }
 
 func testException(t *testing.T, c *cluster) {
@@ -328,15 +324,7 @@ func testEvents(t *testing.T, c *cluster) {
 	_, upstream := azure(t)
 	c.apply(azureIdentity(ns, 1), azureIdentity(ns, 2), azureIdentity(ns, 3), azureBinding(ns, 1, "app"), azureBinding(ns, 2, "app"))
 	c.pod(ns, "pod", "app", "127.0.9.1")
-	watcher, err := client.NewWithWatch(c.config, client.Options{Scheme: c.client.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	watch, err := watcher.Watch(t.Context(), &corev1.EventList{}, client.InNamespace(ns))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer watch.Stop()
+	events := c.events(ns)
 	r := start(t, c.config, upstream, "--operation-mode=managed").ready()
 	for range 5 {
 		r.get("127.0.9.1", tokenPath+"?resource="+resource)
@@ -344,10 +332,7 @@ func testEvents(t *testing.T, c *cluster) {
 	}
 	seen := map[string]int32{}
 	for len(seen) < 2 {
-		event, ok := (<-watch.ResultChan()).Object.(*corev1.Event)
-		if !ok {
-			t.Fatal("the watch of events broke")
-		}
+		event := events()
 		if event.InvolvedObject.Name != "pod" || event.Type != corev1.EventTypeWarning || event.Count > 1 {
 			t.Errorf("event %+v", event)
 		}
@@ -392,7 +377,7 @@ func testProbes(t *testing.T, c *cluster) {
 		`nmi_decisions_total{reason="InvalidRequest",route="token"} 1`,
 		`nmi_token_cache_total{result="hit"} 1`,
 		`nmi_token_cache_total{result="miss"} 2`,
-		`nmi_upstream_duration_seconds_count{code="ok"} 1`,
+		`nmi_upstream_duration_seconds_count{code="ok",upstream="imds"} 1`,
 	} {
 		if !strings.Contains(metrics, line+"\n") {
 			t.Errorf("metrics lack %s", line)

@@ -53,7 +53,7 @@ const benchPod = "127.0.0.2"
 
 // warm is the whole handler as Run wires it, of one node with 100 pods, before a
 // source that always answers.
-func warm(b *testing.B) http.Handler {
+func warm(b testing.TB) http.Handler {
 	b.Helper()
 	objects := fixed{azureIdentity("ns", 1), azureBinding("ns", 1, "app")}
 	callers := caller.NewIndex(nodeName, callerWait)
@@ -68,17 +68,73 @@ func warm(b *testing.B) http.Handler {
 			b.Fatal(err)
 		}
 	}
-	counted, log := report.NewMetrics(), logTo(io.Discard)
+	limits := defaultLimits()
+	limits.PodPerSecond, limits.NodeAtOnce = maxLimit, maxLimit // one pod makes all requests
+	r := &runner{callers: callers, metrics: report.NewMetrics(), options: &Options{Limits: limits, AuditEvery: defaultAuditEvery}, log: logTo(io.Discard)}
+	paid := newOutbound(limits, r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
-			tokens: tokensource.NewCache(objects, tokensource.CacheOptions{Observe: func(r tokensource.Result) { counted.Cached(string(r)) }}),
+			tokens: r.newCache(tokensource.Sources{Managed: objects}, paid),
 		},
-		Done: func(ctx context.Context, record *audit.Record) {
-			counted.Decided(record)
-			record.Log(ctx, log)
-		},
+		Limits: r.newLimiter(), Gate: paid, Done: r.decided(audit.NewSampler(r.options.AuditEvery)),
 	})
+}
+
+// quietWriter takes an answer and keeps nothing but its length.
+type quietWriter struct {
+	header http.Header
+	status int
+	length int
+}
+
+func (w *quietWriter) Header() http.Header    { return w.header }
+func (w *quietWriter) WriteHeader(status int) { w.status = status }
+func (w *quietWriter) Write(p []byte) (int, error) {
+	w.length += len(p)
+	return len(p), nil
+}
+func (w *quietWriter) SetReadDeadline(time.Time) error  { return nil }
+func (w *quietWriter) SetWriteDeadline(time.Time) error { return nil }
+
+// maxAllocations is what a warm request may allocate beyond what HTTP does.
+const maxAllocations = 17
+
+func TestAWarmRequestAllocatesLittle(t *testing.T) {
+	handler := warm(t)
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, tokenPath+"?api-version=2018-02-01&resource="+resource+"&client_id="+clientID(1), nil)
+	request.Header.Set("Metadata", "true")
+	request.RemoteAddr = benchPod + ":40000"
+	once := func(handler http.Handler) float64 {
+		w := &quietWriter{header: http.Header{}}
+		got := testing.AllocsPerRun(1000, func() {
+			clear(w.header)
+			handler.ServeHTTP(w, request)
+		})
+		if w.status != http.StatusOK && w.status != 0 || w.length < 1000*1800 {
+			t.Fatalf("status %d, %d bytes", w.status, w.length)
+		}
+		return got
+	}
+	bare, own := once(bare(make([]byte, 2000))), once(handler)
+	t.Logf("%.0f allocations, a bare handler %.0f", own, bare)
+	if own-bare > maxAllocations {
+		t.Errorf("%.0f allocations, a bare handler %.0f: want at most %d more", own, bare, maxAllocations)
+	}
+}
+
+// BenchmarkHandler is a warm request without what HTTP costs.
+func BenchmarkHandler(b *testing.B) {
+	handler := warm(b)
+	request := httptest.NewRequestWithContext(b.Context(), http.MethodGet, tokenPath+"?api-version=2018-02-01&resource="+resource+"&client_id="+clientID(1), nil)
+	request.Header.Set("Metadata", "true")
+	request.RemoteAddr = benchPod + ":40000"
+	w := &quietWriter{header: http.Header{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		clear(w.header)
+		handler.ServeHTTP(w, request)
+	}
 }
 
 // bare writes the same bytes and decides nothing.

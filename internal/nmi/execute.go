@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
@@ -34,6 +35,14 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		sayf(stdout, "NMI Version: %s\n", obs.Version())
 		return 0
 	}
+	log, err := options.logger()
+	if err != nil {
+		sayf(stderr, "nmi: reading the flags: %v\n", err)
+		return 1
+	}
+	// What the Kubernetes client has to say goes the same way.
+	options.Logger = log
+	klog.SetSlogLogger(log)
 	if err := Run(ctx, options); err != nil {
 		sayf(stderr, "nmi: %v\n", err)
 		return 1

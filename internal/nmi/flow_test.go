@@ -116,7 +116,7 @@ func (s *scene) Warn(_ identity.Key, _ types.UID, reason v1.Reason, _ string) {
 }
 
 // Token issues a token whose oid tells the identity.
-func (s *scene) Token(_ context.Context, request tokensource.Request) (imds.Token, error) {
+func (s *scene) Token(_ context.Context, request tokensource.Ask) (imds.Token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.failing[request.Identity.Name]; err != nil {
@@ -133,11 +133,11 @@ func (s *scene) ask(t *testing.T, request imds.TokenRequest) (string, v1.Reason)
 	if err != nil {
 		return "", refusal.Of(err).Reason
 	}
-	token, err := who.Token(t.Context(), request, record)
+	answer, err := who.Token(t.Context(), request, record)
 	if err != nil {
 		return "", refusal.Of(err).Reason
 	}
-	oid, _ := token.ObjectID()
+	oid, _ := answer.Token.ObjectID()
 	if want := "object-" + record.Identity.Name; oid != want {
 		t.Errorf("recorded %s, issued a token for %s", record.Identity, oid)
 	}

@@ -104,22 +104,53 @@ func (c *cluster) namespace(name string) string {
 	return name
 }
 
-// pod makes a running pod of the node, with an address of loopback.
+// pod makes a running pod of the node, with an address of loopback. Without an
+// address it is pending.
 func (c *cluster) pod(namespace, name, label, address string) *corev1.Pod {
 	c.t.Helper()
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
+	if label != "" {
+		meta.Labels = map[string]string{v1.PodLabel: label}
+	}
+	return c.podWith(meta, address)
+}
+
+func (c *cluster) podWith(meta metav1.ObjectMeta, address string) *corev1.Pod {
+	c.t.Helper()
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		ObjectMeta: meta,
 		Spec:       corev1.PodSpec{NodeName: nodeName, ServiceAccountName: "app", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 	}
-	if label != "" {
-		pod.Labels = map[string]string{v1.PodLabel: label}
-	}
 	c.apply(pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodPending}
+	if address != "" {
+		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address, PodIPs: []corev1.PodIP{{IP: address}}}
+	}
 	if err := c.client.Status().Update(c.t.Context(), pod); err != nil {
 		c.t.Fatal(err)
 	}
 	return pod
+}
+
+// events watches a namespace's Events; what it returns waits for the next one.
+func (c *cluster) events(namespace string) func() *corev1.Event {
+	c.t.Helper()
+	watcher, err := client.NewWithWatch(c.config, client.Options{Scheme: c.client.Scheme()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	events, err := watcher.Watch(c.t.Context(), &corev1.EventList{}, client.InNamespace(namespace))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(events.Stop)
+	return func() *corev1.Event {
+		event, ok := (<-events.ResultChan()).Object.(*corev1.Event)
+		if !ok {
+			c.t.Fatal("the watch of events broke")
+		}
+		return event
+	}
 }
 
 func azureIdentity(namespace string, n int) *v1.AzureIdentity {
@@ -202,9 +233,14 @@ type running struct {
 // line.
 func start(t testing.TB, config *rest.Config, upstream netip.AddrPort, flags ...string) *running {
 	t.Helper()
+	return startWith(t, func(o *Options) { o.rest, o.Upstream = config, upstream.String() }, flags...)
+}
+
+func startWith(t testing.TB, change func(*Options), flags ...string) *running {
+	t.Helper()
 	r := &running{t: t, synced: make(chan struct{}), redirect: &fakeRedirect{}, log: &lines{}}
 	options := testOptions(t, flags...)
-	options.rest, options.Upstream = config, upstream.String()
+	change(options)
 	options.Logger = slog.New(slog.NewTextHandler(r.log, nil))
 	options.newRedirect = func(redirect.Config) (redirector, error) { return r.redirect, nil }
 	options.synced = func() { close(r.synced) }
@@ -289,6 +325,11 @@ func fetch(t testing.TB, c *http.Client, url string) reaction {
 		t.Fatal(err)
 	}
 	request.Header.Set("Metadata", "true")
+	return do(t, c, request)
+}
+
+func do(t testing.TB, c *http.Client, request *http.Request) reaction {
+	t.Helper()
 	response, err := c.Do(request)
 	if err != nil {
 		t.Fatal(err)

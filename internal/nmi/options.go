@@ -1,8 +1,10 @@
 package nmi
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/entra"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
@@ -32,11 +35,17 @@ type Options struct {
 	Mode                  string
 	Namespaced            bool
 	BlockInstanceMetadata bool
+	AllowedMetadata       []string
 	MetadataHeader        bool
 	RetryAfterHeader      bool
 	ScaleFeatures         bool
 	UserAgent             string
 	Log                   obs.LogOptions
+	// AuditEvery is how often the log says that a pod got a token that it had
+	// got before; zero says it each time.
+	AuditEvery time.Duration
+	Principals PrincipalOptions
+	Limits     LimitOptions
 
 	// RuleIntervalSeconds is how often the redirect is looked at unasked.
 	RuleIntervalSeconds int
@@ -57,6 +66,7 @@ type Options struct {
 
 	// For tests: zero values are the real thing.
 	rest        *rest.Config
+	entra       http.RoundTripper
 	newRedirect func(redirect.Config) (redirector, error)
 	listening   func(api, probes, metrics netip.AddrPort)
 	synced      func()
@@ -75,8 +85,12 @@ const (
 // every pod's agent.
 const defaultAssignmentWait = 4 * time.Second
 
-// NewOptions returns the defaults, with what the environment says: KUBECONFIG
-// and FORCENAMESPACED, as they always were.
+// defaultAuditEvery keeps pods that do not keep their tokens from filling the log
+// with one line over and over.
+const defaultAuditEvery = 10 * time.Second
+
+// NewOptions returns the defaults, with what the environment says: KUBECONFIG,
+// FORCENAMESPACED and AZURE_ENVIRONMENT_FILEPATH, as they always were.
 func NewOptions() *Options {
 	return &Options{
 		ListenAddress: "127.0.0.1", Port: "2579",
@@ -92,6 +106,9 @@ func NewOptions() *Options {
 		RetriesForCreated:    contractRetriesForCreated,
 		RetriesForAssigned:   contractRetriesForAssigned,
 		RetryIntervalSeconds: contractRetryInterval,
+		Limits:               defaultLimits(),
+		AuditEvery:           defaultAuditEvery,
+		Principals:           PrincipalOptions{SecretMaxAge: time.Minute, EnvironmentFile: os.Getenv(entra.EnvironmentFileVariable)},
 	}
 }
 
@@ -109,6 +126,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Mode, "operation-mode", o.Mode, "standard (the controller attaches identities) or managed (the operator does)")
 	f.BoolVar(&o.Namespaced, "forceNamespaced", o.Namespaced, "restrict every identity to pods of its own namespace; managed mode always does")
 	f.BoolVar(&o.BlockInstanceMetadata, "block-instance-metadata", o.BlockInstanceMetadata, "refuse /metadata/instance to pods")
+	f.StringSliceVar(&o.AllowedMetadata, "allowed-metadata", o.AllowedMetadata, "what every pod may read below /metadata beside instance: attested, scheduledevents")
 	f.BoolVar(&o.MetadataHeader, "metadata-header-required", o.MetadataHeader, "refuse requests without the header Metadata: true")
 	f.BoolVar(&o.RetryAfterHeader, "set-retry-after-header", o.RetryAfterHeader, "answer what is not there yet with 503 and Retry-After: 20 instead of 404")
 	f.BoolVar(&o.ScaleFeatures, "enableScaleFeatures", o.ScaleFeatures, "watch only the AzureAssignedIdentities with this node's label; false if some are older than 1.5.3 and have none")
@@ -118,6 +136,9 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.RetriesForCreated, "retry-attempts-for-created", o.RetriesForCreated, "with the next two, if any is set: the wait is (created + assigned) × interval, instead of --assignment-wait")
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
 	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
+	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
+	o.Principals.addFlags(f)
+	o.Limits.addFlags(f)
 	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
 	f.BoolVar(&o.Version, "version", false, "print the version and end")
@@ -170,6 +191,8 @@ type config struct {
 	// they go, upstream where the real service is.
 	listener, metadata, upstream netip.AddrPort
 	wait, ruleInterval           time.Duration
+	// authorities are where credentials may go.
+	authorities entra.Authorities
 }
 
 // config validates. An error names the flag and says what to give it.
@@ -186,7 +209,13 @@ func (o *Options) config() (config, error) {
 	if err := o.addresses(&c); err != nil {
 		return config{}, err
 	}
+	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
+		return config{}, err
+	}
 	var err error
+	if c.authorities, err = o.Principals.authorities(); err != nil {
+		return config{}, err
+	}
 	c.wait, err = o.wait()
 	return c, err
 }

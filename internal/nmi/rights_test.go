@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 )
@@ -22,6 +20,7 @@ func rights(mode string) []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list", "watch"}},
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}},
 		{APIGroups: []string{v1.Group}, Resources: kinds, Verbs: []string{"list", "watch"}},
 	}
 }
@@ -53,21 +52,13 @@ func testRights(t *testing.T, c *cluster) {
 		if mode == "standard" {
 			c.apply(assignment(pod, one, v1.AssignedIDAssigned), assignment(pod, two, v1.AssignedIDAssigned))
 		}
-		watcher, err := client.NewWithWatch(c.config, client.Options{Scheme: c.client.Scheme()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		events, err := watcher.Watch(t.Context(), &corev1.EventList{}, client.InNamespace(ns))
-		if err != nil {
-			t.Fatal(err)
-		}
+		events := c.events(ns)
 		r := start(t, c.as(mode), upstream, "--operation-mode="+mode).ready()
 		if got := r.get(address, tokenPath+"?resource="+resource); got.status != 200 {
 			t.Errorf("%s: %d %s", mode, got.status, got.body)
 		}
-		if event, ok := (<-events.ResultChan()).Object.(*corev1.Event); !ok || event.Reason != string(v1.ReasonSeveralIdentities) {
+		if event := events(); event.Reason != string(v1.ReasonSeveralIdentities) {
 			t.Errorf("%s: event %+v", mode, event)
 		}
-		events.Stop()
 	}
 }

@@ -25,10 +25,12 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/limit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/cache"
 	imdssource "github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/watch"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
@@ -37,7 +39,9 @@ import (
 const (
 	// callerWait bounds the wait for a pod's address to become known.
 	callerWait = 2 * time.Second
-	// upstreamTime is what a request may take beyond its waits.
+	// upstreamWait is how long a request waits for its turn and its token, before
+	// it is told when to come back; upstreamTime bounds what it waits for.
+	upstreamWait = 5 * time.Second
 	upstreamTime = 25 * time.Second
 	// drain is how long requests in flight may take to end.
 	drain = 10 * time.Second
@@ -84,6 +88,7 @@ type runner struct {
 	callers  *caller.Index
 	metrics  *report.Metrics
 	health   *report.Health
+	tokens   *cache.Cache
 }
 
 func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
@@ -178,7 +183,8 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	warnings, err := report.NewEvents(ctx, r.rest, r.config.node)
+	limiter := r.newLimiter()
+	handler, err := r.handler(ctx, limiter)
 	if err != nil {
 		open.close()
 		return err
@@ -197,9 +203,10 @@ func (r *runner) run(ctx context.Context) error {
 	group.Go(func() error { return r.keep(ctx) })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
+	group.Go(func() error { r.tokens.Run(ctx); return nil })
 	group.Go(func() error {
 		r.health.Listening.Store(true)
-		return obs.Serve(ctx, open.api, r.handler(warnings), drain)
+		return obs.Serve(ctx, limiter.Listener(open.api), handler, drain)
 	})
 	r.announce(open)
 	err = group.Wait()
@@ -258,29 +265,44 @@ func (r *runner) keep(ctx context.Context) error {
 	return nil
 }
 
-func (r *runner) handler(w warnings) *server.Server {
+func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.Server, error) {
+	events, err := report.NewEvents(ctx, r.rest, r.config.node)
+	if err != nil {
+		return nil, err
+	}
+	principals, err := r.newPrincipals()
+	if err != nil {
+		return nil, err
+	}
 	transport := imds.NewTransport()
 	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
-	source := tokensource.Sources{Managed: imdssource.New(client, r.metrics.Asked)}
+	sources := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals}
+	paid := newOutbound(r.options.Limits, r.metrics)
+	r.tokens = r.newCache(sources, paid)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: r.config.node, managed: r.config.managed,
 			policy:  binding.Policy{Namespaced: r.options.Namespaced},
 			callers: r.callers, objects: r.store,
-			tokens: tokensource.NewCache(source, tokensource.CacheOptions{
-				Timeout: upstreamTime, Observe: func(result tokensource.Result) { r.metrics.Cached(string(result)) },
-			}),
-			warnings: w, wait: r.config.wait,
+			tokens:      r.tokens,
+			credentials: principals, warnings: events, wait: r.config.wait,
 		},
-		Upstream: r.config.upstream, Transport: transport,
+		Upstream: r.config.upstream, Transport: transport, Gate: paid, Limits: limiter,
 		NoMetadataHeader:      !r.options.MetadataHeader,
 		BlockInstanceMetadata: r.options.BlockInstanceMetadata,
+		Listed:                r.options.AllowedMetadata,
 		RetryAfter:            r.options.RetryAfterHeader,
 		Timeout:               callerWait + r.config.wait + upstreamTime,
-		Log:                   r.log,
-		Done: func(ctx context.Context, record *audit.Record) {
-			r.metrics.Decided(record)
+		Done:                  r.decided(audit.NewSampler(r.options.AuditEvery)),
+	}), nil
+}
+
+// decided counts and logs decisions.
+func (r *runner) decided(sample *audit.Sampler) func(context.Context, *audit.Record) {
+	return func(ctx context.Context, record *audit.Record) {
+		r.metrics.Decided(record)
+		if sample.Worth(record) {
 			record.Log(ctx, r.log)
-		},
-	})
+		}
+	}
 }

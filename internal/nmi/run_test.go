@@ -343,7 +343,19 @@ func TestOptions(t *testing.T) {
 		"an address that is none":      {[]string{"--metadata-ip=imds"}, nil, "--metadata-ip"},
 		"an address of another family": {[]string{"--nmi-listen-address=::1"}, nil, "IPv4"},
 		"an upstream without a port":   {[]string{"--metadata-upstream=10.0.0.1"}, nil, "--metadata-upstream"},
-		"asking itself":                {[]string{"--metadata-ip=127.0.0.1", "--metadata-port=0"}, nil, "never leave the agent"},
+		"the known clouds": {nil, func(c config) bool {
+			return finds(c, "https://login.microsoftonline.us/") && !finds(c, "https://adfs.local/")
+		}, ""},
+		"authorities of one's own": {[]string{"--authority-hosts=adfs.local,login.microsoftonline.us"}, func(c config) bool {
+			return finds(c, "https://adfs.local/") && !finds(c, "https://login.microsoftonline.com/")
+		}, ""},
+		"an authority by http":  {[]string{"--authority-hosts=http://adfs.local"}, nil, "--authority-hosts"},
+		"no authority":          {[]string{"--authority-hosts=,"}, nil, "--authority-hosts"},
+		"a Secret for ever":     {[]string{"--secret-max-age=24h"}, nil, "--secret-max-age"},
+		"a Secret for no time":  {[]string{"--secret-max-age=0s"}, nil, "--secret-max-age"},
+		"metadata that is none": {[]string{"--allowed-metadata=identity"}, nil, "attested, scheduledevents"},
+		"metadata that is some": {[]string{"--allowed-metadata=attested,scheduledevents"}, func(config) bool { return true }, ""},
+		"asking itself":         {[]string{"--metadata-ip=127.0.0.1", "--metadata-port=0"}, nil, "never leave the agent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := testOptions(t, test.flags...).config()
@@ -354,6 +366,28 @@ func TestOptions(t *testing.T) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		})
+	}
+}
+
+func finds(c config, endpoint string) bool {
+	_, err := c.authorities.Find(endpoint)
+	return err == nil
+}
+
+// A cloud of one's own is allowed beside the known ones.
+func TestTheCustomCloudsAuthority(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cloud.json")
+	if err := os.WriteFile(file, []byte(`{"activeDirectoryEndpoint":"https://adfs.local.azurestack.external/adfs/"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AZURE_ENVIRONMENT_FILEPATH", file)
+	c, err := testOptions(t).config()
+	if err != nil || !finds(c, "https://adfs.local.azurestack.external/adfs") || !finds(c, "") {
+		t.Errorf("got %+v, %v", c.authorities, err)
+	}
+	t.Setenv("AZURE_ENVIRONMENT_FILEPATH", file+"x")
+	if _, err := testOptions(t).config(); err == nil || !strings.Contains(err.Error(), "AZURE_ENVIRONMENT_FILEPATH") {
+		t.Errorf("without the file: %v", err)
 	}
 }
 

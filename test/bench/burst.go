@@ -109,7 +109,7 @@ func (w *world) idle(ctx context.Context) ([]row, error) {
 	meta := func(i int) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: apps, Name: identityName(i)} }
 	sayf("idle: 500 events that change nothing")
 	used := w.meter()
-	for _, events := range []func() error{
+	for _, event := range []func() error{
 		func() error { return w.create(ctx, n, other) },
 		func() error { return w.kill(ctx, n, other) },
 		func() error {
@@ -124,7 +124,7 @@ func (w *world) idle(ctx context.Context) ([]row, error) {
 			return w.annotate(ctx, n, func(i int) client.Object { return &v1.AzureIdentityBinding{ObjectMeta: meta(i)} })
 		},
 	} {
-		if err := events(); err != nil {
+		if err := event(); err != nil {
 			return nil, err
 		}
 	}

@@ -165,11 +165,21 @@ func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, er
 // podEvents makes pods change, come and go whose identities are there already.
 func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]row, error) {
 	sayf("large: %d pods change, come and go", s.events)
-	changes, err := w.podChanges(ctx, s)
+	used := w.meter()
+	if err := w.annotate(ctx, s.events, func(i int) client.Object {
+		pod := s.pod(i)
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.GetNamespace(), Name: pod.GetName()}}
+	}); err != nil {
+		return nil, err
+	}
+	if err := pause(ctx, 2*time.Second); err != nil {
+		return nil, err
+	}
+	changes, err := used()
 	if err != nil {
 		return nil, err
 	}
-	used := w.meter()
+	used = w.meter()
 	if err := w.comeAndGo(ctx, s, seen); err != nil {
 		return nil, err
 	}
@@ -193,39 +203,6 @@ func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]ro
 		atMost("a pod that comes or goes: MIC's CPU beyond its writes", "", own*1000/events, 1, "ms"),
 		shown("a pod that comes or goes: writes", "", figure(float64(total)/events, "")),
 	}, nil
-}
-
-// podChanges edits labelled pods in a way that means nothing.
-func (w *world) podChanges(ctx context.Context, s sizes) (spent, error) {
-	used := w.meter()
-	if err := w.annotate(ctx, s.events, func(i int) client.Object {
-		pod := s.pod(i)
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.GetNamespace(), Name: pod.GetName()}}
-	}); err != nil {
-		return spent{}, err
-	}
-	if err := pause(ctx, 2*time.Second); err != nil {
-		return spent{}, err
-	}
-	return used()
-}
-
-// comeAndGo makes labelled pods, waits for what they get, and takes them away.
-func (w *world) comeAndGo(ctx context.Context, s sizes, seen *assignments) error {
-	more := func(i int) client.Object { return s.pod(s.labelled + i) }
-	if err := w.create(ctx, s.events, more); err != nil {
-		return err
-	}
-	if err := seen.await(ctx, s.labelled+s.events); err != nil {
-		return err
-	}
-	if err := w.kill(ctx, s.events, more); err != nil {
-		return err
-	}
-	if err := seen.await(ctx, s.labelled); err != nil {
-		return err
-	}
-	return pause(ctx, 3*time.Second)
 }
 
 // writeCost is the processor time that the same client spends on one write of an
@@ -268,4 +245,22 @@ func ownCPU() (time.Duration, error) {
 		return 0, fmt.Errorf("reading the processor time: %w", err)
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
+}
+
+// comeAndGo creates pods, waits for their assignments, and deletes them.
+func (w *world) comeAndGo(ctx context.Context, s sizes, seen *assignments) error {
+	more := func(i int) client.Object { return s.pod(s.labelled + i) }
+	if err := w.create(ctx, s.events, more); err != nil {
+		return err
+	}
+	if err := seen.await(ctx, s.labelled+s.events); err != nil {
+		return err
+	}
+	if err := w.kill(ctx, s.events, more); err != nil {
+		return err
+	}
+	if err := seen.await(ctx, s.labelled); err != nil {
+		return err
+	}
+	return pause(ctx, 3*time.Second)
 }

@@ -144,10 +144,11 @@ func TestSecurity(t *testing.T) {
 	}
 }
 
-// TestNoSecrets: nobody may read Secrets, use wildcards, or write what users own.
+// TestNoSecrets: nobody may read Secrets, if that is not wanted, use wildcards,
+// or write what users own.
 func TestNoSecrets(t *testing.T) {
 	for _, mode := range []string{"standard", "managed"} {
-		for _, object := range render(t, `operationMode="`+mode+`"`) {
+		for _, object := range render(t, `operationMode="`+mode+`"`, `rbac.allowAccessToSecrets=false`) {
 			if kind := object.GetKind(); kind != "ClusterRole" && kind != "Role" {
 				continue
 			}

@@ -2,6 +2,7 @@ package chart_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -75,7 +76,10 @@ func effects() map[string]effect {
 			return [2]any{r.flag("mic", "custom-user-agent"), r.flag("nmi", "custom-user-agent")}
 		}, want: [2]any{`a, "b"`, `a, "b"`}},
 
-		"rbac.enabled":                      {set: `false`, got: names("ServiceAccount"), want: "[]"},
+		"rbac.enabled": {set: `false`, got: names("ServiceAccount"), want: "[]"},
+		"rbac.allowAccessToSecrets": {set: `"false"`, got: func(r rendering) any {
+			return slices.ContainsFunc(as[rbacv1.ClusterRole](r, "ClusterRole", "aad-pod-identity-nmi").Rules, func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "secrets") })
+		}, want: false},
 		"rbac.createUserFacingClusterRoles": {set: `true`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /rel-aad-pod-identity-edit /rel-aad-pod-identity-view]"},
 	}
 	for _, component := range []string{"mic", "nmi"} {
@@ -114,6 +118,18 @@ func ofBoth(out map[string]effect, component string) {
 	add("extraArgs", effect{set: `["--v=9"]`, got: func(r rendering) any { args := r.container(component).Args; return args[len(args)-1] }, want: "--v=9"})
 }
 
+// trustedRoots reports whether a component trusts the ConfigMap "roots".
+func trustedRoots(component string) func(rendering) any {
+	return func(r rendering) any {
+		mounts, volumes := r.container(component).VolumeMounts, r.workload(component).Spec.Volumes
+		if len(mounts) == 0 || len(volumes) == 0 {
+			return false
+		}
+		mount, volume := mounts[len(mounts)-1], volumes[len(volumes)-1]
+		return volume.Name == mount.Name && volume.ConfigMap != nil && volume.ConfigMap.Name == "roots" && r.variable(component, "SSL_CERT_DIR") == mount.MountPath
+	}
+}
+
 func ofMIC(out map[string]effect) {
 	for path, e := range map[string]effect{
 		"replicas": {set: `3`, got: func(r rendering) any {
@@ -126,30 +142,38 @@ func ofMIC(out map[string]effect) {
 			}
 			return nil
 		}, want: "1mic"},
-		"trustedCAConfigMap": {set: `"roots"`, got: func(r rendering) any {
-			c, volumes := r.container("mic"), r.workload("mic").Spec.Volumes
-			mount, volume := c.VolumeMounts[len(c.VolumeMounts)-1], volumes[len(volumes)-1]
-			return volume.Name == mount.Name && volume.ConfigMap != nil && volume.ConfigMap.Name == "roots" && r.variable("mic", "SSL_CERT_DIR") == mount.MountPath
-		}, want: true},
+		"trustedCAConfigMap":       {set: `"roots"`, got: trustedRoots("mic"), want: true},
 		"leaderElection.instance":  {set: `"x"`, got: flagOf("mic", "leader-election-instance"), want: "x"},
 		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic]"},
 		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
-			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames)
-		}, want: "lock[lock]"},
-		"leaderElection.duration": {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
-		"immutableUserMSIs":       {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
-		"clientQps":               {set: `12.5`, got: flagOf("mic", "clientQps"), want: "12.5"},
+			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames, as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[3].ResourceNames)
+		}, want: "lock[lock] [lock]"},
+		"leaderElection.legacyLock": {set: `false`, got: func(r rendering) any {
+			return fmt.Sprint(r.flag("mic", "legacy-lock"), len(as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules))
+		}, want: "false2"},
+		"leaderElection.duration":             {set: `"30s"`, got: flagOf("mic", "leader-election-duration"), want: "30s"},
+		"immutableUserMSIs":                   {set: `["a","b"]`, got: flagOf("mic", "immutable-user-msis"), want: "a,b"},
+		"adoptAssigned":                       {set: `false`, got: flagOf("mic", "adopt-assigned"), want: "false"},
+		"quarantineMin":                       {set: `"5s"`, got: flagOf("mic", "quarantine-min"), want: "5s"},
+		"quarantineMax":                       {set: `"1h"`, got: flagOf("mic", "quarantine-max"), want: "1h"},
+		"identityAssignmentReconcileInterval": {set: `"5m"`, got: flagOf("mic", "identity-assignment-reconcile-interval"), want: "5m"},
+		"clientQps":                           {set: `12.5`, got: flagOf("mic", "clientQps"), want: "12.5"},
 		"cloudConfig": {set: `"/etc/other.json"`, got: func(r rendering) any {
 			return []any{r.flag("mic", "cloudconfig"), r.container("mic").VolumeMounts[0].MountPath, r.workload("mic").Spec.Volumes[0].HostPath.Path}
 		}, want: []any{"/etc/other.json", "/etc/other.json", "/etc/other.json"}},
-		"credentialsSecret":   {set: `"mine"`, got: func(r rendering) any { return fmt.Sprint(r.credentials(), r.names("Secret")) }, want: "map[CLIENT_ID:mine/ClientID CLIENT_SECRET:mine/ClientSecret CLOUD:mine/Cloud TENANT_ID:mine/TenantID USER_ASSIGNED_MSI_CLIENT_ID:mine/UserAssignedMSIClientID USE_MSI:mine/UseMSI] []"},
-		"customCloud.enabled": {set: `true`, got: func(r rendering) any { return r.variable("mic", "AZURE_ENVIRONMENT_FILEPATH") }, want: "/etc/kubernetes/akscustom.json"},
+		"credentialsSecret": {set: `"mine"`, got: func(r rendering) any { return fmt.Sprint(r.credentials(), r.names("Secret")) }, want: "map[CLIENT_ID:mine/ClientID CLIENT_SECRET:mine/ClientSecret CLOUD:mine/Cloud TENANT_ID:mine/TenantID USER_ASSIGNED_MSI_CLIENT_ID:mine/UserAssignedMSIClientID USE_MSI:mine/UseMSI] []"},
+		"customCloud.enabled": {set: `true`, got: func(r rendering) any {
+			return [2]any{r.variable("mic", "AZURE_ENVIRONMENT_FILEPATH"), r.variable("nmi", "AZURE_ENVIRONMENT_FILEPATH")}
+		}, want: [2]any{"/etc/kubernetes/akscustom.json", "/etc/kubernetes/akscustom.json"}},
 		"customCloud.configPath": {set: `"/etc/cloud.json"`, with: []string{"mic.customCloud.enabled=true"}, got: func(r rendering) any {
 			if len(r.container("mic").VolumeMounts) < 2 {
 				return nil
 			}
-			return []any{r.variable("mic", "AZURE_ENVIRONMENT_FILEPATH"), r.container("mic").VolumeMounts[1].MountPath, r.workload("mic").Spec.Volumes[1].HostPath.Path}
-		}, want: []any{"/etc/cloud.json", "/etc/cloud.json", "/etc/cloud.json"}},
+			return []any{
+				r.variable("mic", "AZURE_ENVIRONMENT_FILEPATH"), r.container("mic").VolumeMounts[1].MountPath, r.workload("mic").Spec.Volumes[1].HostPath.Path,
+				r.variable("nmi", "AZURE_ENVIRONMENT_FILEPATH"), r.container("nmi").VolumeMounts[0].MountPath, r.workload("nmi").Spec.Volumes[0].HostPath.Path,
+			}
+		}, want: []any{"/etc/cloud.json", "/etc/cloud.json", "/etc/cloud.json", "/etc/cloud.json", "/etc/cloud.json", "/etc/cloud.json"}},
 	} {
 		out["mic."+path] = e
 	}
@@ -168,6 +192,15 @@ func ofNMI(out map[string]effect) {
 		"blockInstanceMetadata":              {set: `"true"`, got: flagOf("nmi", "block-instance-metadata"), want: "true"},
 		"metadataHeaderRequired":             {set: `false`, got: flagOf("nmi", "metadata-header-required"), want: "false"},
 		"setRetryAfterHeader":                {set: `true`, got: flagOf("nmi", "set-retry-after-header"), want: "true"},
+		"allowedMetadata":                    {set: `["attested","scheduledevents"]`, got: flagOf("nmi", "allowed-metadata"), want: "attested,scheduledevents"},
+		"authorityHosts":                     {set: `["login.microsoftonline.us","https://adfs.local/adfs"]`, got: flagOf("nmi", "authority-hosts"), want: "login.microsoftonline.us,https://adfs.local/adfs"},
+		"allowCrossNamespaceSecrets":         {set: `"true"`, got: flagOf("nmi", "allow-cross-namespace-secrets"), want: "true"},
+		"podRequestRate":                     {set: `"50"`, got: flagOf("nmi", "pod-request-rate"), want: "50"},
+		"imdsTokenRate":                      {set: `"10"`, got: flagOf("nmi", "imds-token-rate"), want: "10"},
+		"imdsTokenConcurrency":               {set: `"3"`, got: flagOf("nmi", "imds-token-concurrency"), want: "3"},
+		"auditRepeatInterval":                {set: `"1m"`, got: flagOf("nmi", "audit-repeat-interval"), want: "1m"},
+		"secretMaxAge":                       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
+		"trustedCAConfigMap":                 {set: `"roots"`, got: trustedRoots("nmi"), want: true},
 	} {
 		out["nmi."+path] = e
 	}
@@ -176,17 +209,15 @@ func ofNMI(out map[string]effect) {
 // unused are all values that are accepted and change nothing.
 func unused() map[string]string {
 	return map[string]string{
-		"mic.syncRetryDuration":                   `"1h"`,
-		"mic.createDeleteBatch":                   `40`,
-		"mic.updateUserMSIMaxRetry":               `3`,
-		"mic.updateUserMSIRetryInterval":          `"2s"`,
-		"mic.identityAssignmentReconcileInterval": `"5m"`,
-		"nmi.micNamespace":                        `"default"`,
-		"nmi.allowNetworkPluginKubenet":           `true`,
-		"nmi.kubeletConfig":                       `"/etc/sysconfig/kubelet"`,
-		"nmi.enableConntrackDeletion":             `true`,
-		"rbac.allowAccessToSecrets":               `false`,
-		"rbac.pspEnabled":                         `true`,
+		"mic.syncRetryDuration":          `"1h"`,
+		"mic.createDeleteBatch":          `40`,
+		"mic.updateUserMSIMaxRetry":      `3`,
+		"mic.updateUserMSIRetryInterval": `"2s"`,
+		"nmi.micNamespace":               `"default"`,
+		"nmi.allowNetworkPluginKubenet":  `true`,
+		"nmi.kubeletConfig":              `"/etc/sysconfig/kubelet"`,
+		"nmi.enableConntrackDeletion":    `true`,
+		"rbac.pspEnabled":                `true`,
 	}
 }
 

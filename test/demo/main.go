@@ -12,6 +12,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/go-logr/logr"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 func main() { os.Exit(run()) }
@@ -19,6 +22,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ctrllog.SetLogger(logr.Discard()) // what goes wrong comes back as an error
 	if err := show(ctx, os.Stdout, os.Getenv("KEEP") != ""); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo failed:", err)
 		return 1

@@ -14,7 +14,7 @@ import (
 
 // show runs the tutorial in a lab and fails unless every step was really seen.
 func show(ctx context.Context, out io.Writer, keep bool) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute) // a cold build included
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute) // make demo has built everything before
 	defer cancel()
 	if os.Geteuid() != 0 {
 		return errors.New("it makes namespaces, mounts and cgroups and so must run as root: try sudo -E make demo")

@@ -92,7 +92,9 @@ func start(ctx context.Context, dir string) (*suite, error) {
 			return nil, errors.Join(err, w.Close())
 		}
 	}
-	if s.mic, err = w.StartMIC(ctx, w.Nodes[0]); err != nil {
+	// Nobody starts MIC again here, as a kubelet would, when it loses its lease
+	// while a test keeps the API server away: it may not lose it.
+	if s.mic, err = w.StartMIC(ctx, w.Nodes[0], "--leader-election-duration=2m"); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	return s, nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
@@ -71,6 +72,8 @@ func StartCluster(t testing.TB) Cluster {
 		CRDDirectoryPaths:     []string{filepath.Join(Root(), "charts", "aad-pod-identity", "crds")},
 		ErrorIfCRDPathMissing: true,
 		Scheme:                Scheme(),
+		// For a machine that is busy with other tests.
+		ControlPlaneStartTimeout: time.Minute,
 	}
 	t.Cleanup(func() {
 		if err := environment.Stop(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,7 +55,7 @@ func (a attachments) has(resource string, identity model.Identity) bool {
 // attached reads from Azure what is where at this moment.
 func attached(t *testing.T) attachments {
 	t.Helper()
-	doc, err := lab.sim.State(t.Context())
+	doc, err := lab.Sim.State(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +99,7 @@ func awaitAzure(t *testing.T, lacks func(attachments) string) {
 		if lack == "" {
 			return
 		}
-		entry, err := lab.sim.Wait(ctx, seq, func(e journal.Entry) bool { return e.Surface == journal.ARM })
+		entry, err := lab.Sim.Wait(ctx, seq, func(e journal.Entry) bool { return e.Surface == journal.ARM })
 		if err != nil {
 			t.Fatalf("waiting for the identities on the nodes' resources (-want +got): %v\n%s", err, lack)
 		}
@@ -111,15 +112,7 @@ func awaitAzure(t *testing.T, lacks func(attachments) string) {
 func quiet(t *testing.T) attachments {
 	t.Helper()
 	awaitGone(t, func(*v1.AzureAssignedIdentity) bool { return true })
-	var records v1.AzureIdentityAttachmentList
-	if err := lab.kube.List(t.Context(), &records); err != nil {
-		t.Fatal(err)
-	}
-	for _, record := range records.Items {
-		await(t, &v1.AzureIdentityAttachmentList{}, record.Name+" owns nothing", func(a *v1.AzureIdentityAttachment) bool {
-			return a.Name == record.Name && len(a.Spec.Owned) == 0
-		})
-	}
+	awaitQuiet(t)
 	return attached(t)
 }
 
@@ -128,7 +121,7 @@ func quiet(t *testing.T) attachments {
 func resources(t *testing.T) map[string]string {
 	t.Helper()
 	var nodes corev1.NodeList
-	if err := lab.kube.List(t.Context(), &nodes); err != nil {
+	if err := lab.Kube.List(t.Context(), &nodes); err != nil {
 		t.Fatal(err)
 	}
 	out := map[string]string{}
@@ -149,9 +142,9 @@ func attachByHand(t *testing.T, resource string, identity model.Identity) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	attach := lab.sim.Attach
+	attach := lab.Sim.Attach
 	if ref.Kind == compute.VirtualMachine {
-		attach = lab.sim.AttachToVM
+		attach = lab.Sim.AttachToVM
 	}
 	if err := attach(t.Context(), resource, identity.ID); err != nil {
 		t.Fatal(err)
@@ -161,7 +154,7 @@ func attachByHand(t *testing.T, resource string, identity model.Identity) {
 // journalEnd returns the number of the latest request to Azure.
 func journalEnd(t *testing.T) uint64 {
 	t.Helper()
-	entries, err := lab.sim.Journal(t.Context(), 0)
+	entries, err := lab.Sim.Journal(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +168,7 @@ func journalEnd(t *testing.T) uint64 {
 // must be what Azure offers.
 func requests(t *testing.T, after uint64) []journal.Entry {
 	t.Helper()
-	entries, err := lab.sim.Journal(t.Context(), after)
+	entries, err := lab.Sim.Journal(t.Context(), after)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,8 +184,13 @@ func requests(t *testing.T, after uint64) []journal.Entry {
 // address, with the parameters as the program gave them.
 func wantAsked(t *testing.T, after uint64, from, query string) {
 	t.Helper()
+	asked, err := url.Parse(tokenURL + query)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, request := range requests(t, after) {
-		if request.Surface == journal.IMDS && request.Remote.String() == from && strings.HasSuffix(tokenURL+query, "?"+request.Query) {
+		got, err := url.ParseQuery(request.Query)
+		if err == nil && request.Surface == journal.IMDS && request.Remote.String() == from && cmp.Equal(asked.Query(), got) {
 			return
 		}
 	}
@@ -210,11 +208,11 @@ func newVault(t *testing.T, namespace string, identity model.Identity) string {
 		ID:      identityGroup + "/providers/Microsoft.KeyVault/vaults/" + namespace,
 		Secrets: []model.VaultSecret{{Name: "demo", Value: secretValue}},
 	}
-	if _, err := lab.sim.AddVault(t.Context(), vault); err != nil {
+	if _, err := lab.Sim.AddVault(t.Context(), vault); err != nil {
 		t.Fatal(err)
 	}
 	role := model.RoleAssignment{Principal: identity.PrincipalID, Role: "Key Vault Secrets User", Scope: vault.ID}
-	if _, err := lab.sim.AssignRole(t.Context(), role); err != nil {
+	if _, err := lab.Sim.AssignRole(t.Context(), role); err != nil {
 		t.Fatal(err)
 	}
 	return "https://" + namespace + ".vault.azure.net"

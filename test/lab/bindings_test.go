@@ -16,6 +16,7 @@ import (
 // TestSeveralIdentities: each is to be had by name. A pod that asks for none in
 // particular gets the first by namespace and name, and is told so.
 func TestSeveralIdentities(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	alpha, beta := newIdentity(t, namespace, "alpha"), newIdentity(t, namespace, "beta")
 	bind(t, namespace, "beta", beta)
@@ -43,6 +44,7 @@ func TestSeveralIdentities(t *testing.T) {
 // TestAnotherNamespace: by default a binding selects pods of all namespaces. An
 // identity that is annotated is for its own namespace alone.
 func TestAnotherNamespace(t *testing.T) {
+	t.Parallel()
 	owner, other := newNamespace(t), newNamespace(t)
 	open, closed := newIdentity(t, owner, "open"), newIdentity(t, owner, "closed")
 	bind(t, owner, "open", open)
@@ -72,8 +74,9 @@ spec: {type: 0, resourceID: %[2]s, clientID: %[3]s}
 }
 
 // TestException: an excepted pod is the node to the metadata service, which gets
-// what the program asked, word for word.
+// what the program asked, in the same parameters.
 func TestException(t *testing.T) {
+	t.Parallel()
 	namespace, nodes := newNamespace(t), nodesIdentity()
 	apply(t, `
 apiVersion: aadpodidentity.k8s.io/v1
@@ -99,6 +102,7 @@ spec: {podLabels: {lab: addon}}
 // TestRelabelledPod: another selector is another identity, with no restart, and
 // the old one is the pod's no more.
 func TestRelabelledPod(t *testing.T) {
+	t.Parallel()
 	namespace, resourceOf := newNamespace(t), resources(t)
 	for node, resource := range resourceOf {
 		t.Run(node, func(t *testing.T) {
@@ -128,6 +132,7 @@ func TestRelabelledPod(t *testing.T) {
 // TestDeletedObjects: without its AzureIdentity, or without its binding, the pod
 // has no identity any more, and its node does not carry it.
 func TestDeletedObjects(t *testing.T) {
+	t.Parallel()
 	namespace, resourceOf := newNamespace(t), resources(t)
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: namespace, Name: name} }
 	for name, test := range map[string]struct {
@@ -144,7 +149,7 @@ func TestDeletedObjects(t *testing.T) {
 			t.Parallel()
 			pod, identity := boundPod(t, namespace, name, test.node)
 			wantToken(t, pod, identity, "")
-			if err := lab.kube.Delete(t.Context(), test.deleted); err != nil {
+			if err := lab.Kube.Delete(t.Context(), test.deleted); err != nil {
 				t.Fatal(err)
 			}
 			awaitGone(t, of(pod))

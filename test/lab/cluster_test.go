@@ -44,11 +44,11 @@ func boundPod(t *testing.T, namespace, name, node string) (*corev1.Pod, model.Id
 func trust(t *testing.T, namespace string) func(*corev1.PodSpec) {
 	t.Helper()
 	ca := &corev1.ConfigMap{}
-	if err := lab.kube.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "lab-azure-ca"}, ca); err != nil {
+	if err := lab.Kube.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "lab-azure-ca"}, ca); err != nil {
 		t.Fatal(err)
 	}
 	copied := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: ca.Name}, Data: ca.Data}
-	if err := lab.kube.Create(t.Context(), copied); err != nil {
+	if err := lab.Kube.Create(t.Context(), copied); err != nil {
 		t.Fatal(err)
 	}
 	return func(spec *corev1.PodSpec) {
@@ -83,7 +83,7 @@ func wantSecretRead(t *testing.T, pod *corev1.Pod) {
 // podLog returns what a container wrote.
 func podLog(t *testing.T, pod *corev1.Pod, container string) string {
 	t.Helper()
-	out, err := lab.kubectl(t.Context(), "--namespace", pod.Namespace, "logs", pod.Name, "--container", container)
+	out, err := lab.Kubectl(t.Context(), "--namespace", pod.Namespace, "logs", pod.Name, "--container", container)
 	if err != nil {
 		t.Fatalf("reading the log of %s: %v: %s", pod.Name, err, out)
 	}
@@ -95,7 +95,7 @@ func relabel(t *testing.T, pod *corev1.Pod, selector string) {
 	t.Helper()
 	before := pod.DeepCopy()
 	pod.Labels[v1.PodLabel] = selector
-	if err := lab.kube.Patch(t.Context(), pod, client.MergeFrom(before)); err != nil {
+	if err := lab.Kube.Patch(t.Context(), pod, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -121,7 +121,7 @@ func awaitGone(t *testing.T, match func(*v1.AzureAssignedIdentity) bool) {
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	var list v1.AzureAssignedIdentityList
-	if err := lab.kube.List(ctx, &list); err != nil {
+	if err := lab.Kube.List(ctx, &list); err != nil {
 		t.Fatal(err)
 	}
 	left := map[string]bool{}
@@ -130,7 +130,7 @@ func awaitGone(t *testing.T, match func(*v1.AzureAssignedIdentity) bool) {
 			left[assigned.Name] = true
 		}
 	}
-	watcher, err := lab.kube.Watch(ctx, &v1.AzureAssignedIdentityList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	watcher, err := lab.Kube.Watch(ctx, &v1.AzureAssignedIdentityList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
 	if err != nil {
 		t.Fatal(err)
 	}

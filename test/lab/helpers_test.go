@@ -5,7 +5,6 @@ package lab_test
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -32,14 +31,14 @@ const (
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}
-	if err := lab.kube.Create(t.Context(), namespace); err != nil {
+	if err := lab.Kube.Create(t.Context(), namespace); err != nil {
 		t.Fatal(err)
 	}
 	await(t, &corev1.ServiceAccountList{}, "pods may be created in "+namespace.Name, func(a *corev1.ServiceAccount) bool {
 		return a.Name == "default"
 	}, client.InNamespace(namespace.Name))
 	t.Cleanup(func() {
-		if err := lab.kube.Delete(context.WithoutCancel(t.Context()), namespace); err != nil {
+		if err := lab.Kube.Delete(context.WithoutCancel(t.Context()), namespace); err != nil {
 			t.Error(err)
 		}
 	})
@@ -49,7 +48,7 @@ func newNamespace(t *testing.T) string {
 // newIdentity makes a managed identity in Azure, with a name of the test's own.
 func newIdentity(t *testing.T, namespace, name string) model.Identity {
 	t.Helper()
-	identity, err := lab.sim.AddIdentity(t.Context(), model.Identity{
+	identity, err := lab.Sim.AddIdentity(t.Context(), model.Identity{
 		ID: identityGroup + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + namespace + "-" + name,
 	})
 	if err != nil {
@@ -60,7 +59,7 @@ func newIdentity(t *testing.T, namespace, name string) model.Identity {
 
 func apply(t *testing.T, manifest string, args ...any) {
 	t.Helper()
-	if err := objects.Apply(t.Context(), lab.kube, fmt.Sprintf(manifest, args...)); err != nil {
+	if err := objects.Apply(t.Context(), lab.Kube, fmt.Sprintf(manifest, args...)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -101,7 +100,7 @@ func newPod(namespace, name, selector, node string) *corev1.Pod {
 // runPod creates a pod and waits until it runs.
 func runPod(t *testing.T, pod *corev1.Pod) *corev1.Pod {
 	t.Helper()
-	if err := lab.kube.Create(t.Context(), pod); err != nil {
+	if err := lab.Kube.Create(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	return awaitPod(t, pod, corev1.PodRunning)
@@ -118,7 +117,7 @@ func await[T client.Object](t *testing.T, list client.ObjectList, what string, w
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
-	object, err := objects.Await(ctx, lab.kube, list, want, options...)
+	object, err := objects.Await(ctx, lab.Kube, list, want, options...)
 	if err != nil {
 		t.Fatalf("waiting: %s: %v", what, err)
 	}
@@ -135,8 +134,7 @@ func awaitAssigned(t *testing.T, pod *corev1.Pod, identity string) {
 
 // inPod runs a program of this machine in a pod's network, as `lab exec` does.
 func inPod(ctx context.Context, pod *corev1.Pod, command ...string) (string, error) {
-	args := append([]string{"--dir", lab.dir, "exec", "-n", pod.Namespace, pod.Name, "--"}, command...)
-	cmd := exec.CommandContext(ctx, program("lab"), args...)
+	cmd := lab.Command(ctx, append([]string{"exec", "-n", pod.Namespace, pod.Name, "--"}, command...)...)
 	var out, words strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &words
 	if err := cmd.Run(); err != nil {

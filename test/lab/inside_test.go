@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -39,7 +38,7 @@ func enter(t *testing.T, member string) *netns.NS {
 // it for a moment. Nothing that is done in it later asks the API server.
 func enterPod(t *testing.T, pod *corev1.Pod) *netns.NS {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program("lab"), "--dir", lab.dir, "exec", "-n", pod.Namespace, pod.Name, "--", "cat")
+	cmd := lab.Command(t.Context(), "exec", "-n", pod.Namespace, pod.Name, "--", "cat")
 	stdin, err := cmd.StdinPipe()
 	must(t, err)
 	stdout, err := cmd.StdoutPipe()
@@ -79,7 +78,7 @@ func readJSON(t *testing.T, file string, v any) {
 
 // inNode runs a command in a node and returns what it printed.
 func inNode(ctx context.Context, node string, command ...string) (string, error) {
-	return lab.cli(ctx, append([]string{"node", strings.TrimPrefix(node, "node"), "--"}, command...)...)
+	return lab.Run(ctx, append([]string{"node", strings.TrimPrefix(node, "node"), "--"}, command...)...)
 }
 
 // onNode is inNode for a command that must succeed.
@@ -92,8 +91,8 @@ func onNode(t *testing.T, node string, command ...string) string {
 	return out
 }
 
-// signal sends a signal to a process of a node, by its number there.
-func signal(t *testing.T, node, name string, pid int) {
+// kill sends a signal to a process of a node, by its number there.
+func kill(t *testing.T, node, name string, pid int) {
 	t.Helper()
 	onNode(t, node, "kill", "-"+name, strconv.Itoa(pid))
 }
@@ -148,7 +147,7 @@ func tapWire(t *testing.T, node string) *wire {
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	entry, err := lab.sim.Wait(ctx, w.seq, w.isLeak)
+	entry, err := lab.Sim.Wait(ctx, w.seq, w.isLeak)
 	must(t, err)
 	_, err = io.Copy(io.Discard, conn) // the simulator closes; the kernel still says goodbye
 	must(t, err)
@@ -185,7 +184,7 @@ func podRange(t *testing.T, node string) netip.Prefix {
 
 func azureNode(t *testing.T, name string) model.Node {
 	t.Helper()
-	state, err := lab.sim.State(t.Context())
+	state, err := lab.Sim.State(t.Context())
 	must(t, err)
 	i := slices.IndexFunc(state.Nodes, func(n model.Node) bool { return n.Name == name })
 	if i < 0 {
@@ -197,7 +196,7 @@ func azureNode(t *testing.T, name string) model.Node {
 // lastEntry is the number of the journal's last entry.
 func lastEntry(t *testing.T) uint64 {
 	t.Helper()
-	entries, err := lab.sim.Journal(t.Context(), 0)
+	entries, err := lab.Sim.Journal(t.Context(), 0)
 	must(t, err)
 	if len(entries) == 0 {
 		return 0
@@ -224,7 +223,7 @@ func (w *wire) isLeak(e journal.Entry) bool {
 // [wire.forgive].
 func (w *wire) leaks(t *testing.T) []journal.Entry {
 	t.Helper()
-	entries, err := lab.sim.Journal(t.Context(), w.seq)
+	entries, err := lab.Sim.Journal(t.Context(), w.seq)
 	must(t, err)
 	return slices.DeleteFunc(entries, func(e journal.Entry) bool { return !w.isLeak(e) })
 }

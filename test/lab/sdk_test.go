@@ -32,6 +32,7 @@ type reading struct {
 
 // TestPrograms: programs as they are find the identity of the pod by themselves.
 func TestPrograms(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "programs")
 	bind(t, namespace, "programs", identity)

@@ -52,7 +52,7 @@ func TestTwentyPods(t *testing.T) {
 	}
 
 	start = journalEnd(t)
-	if err := lab.kube.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(namespace), client.GracePeriodSeconds(0)); err != nil {
+	if err := lab.Kube.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(namespace), client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
 	awaitAttached(t, before)
@@ -75,7 +75,7 @@ func createTwenty(t *testing.T, namespace string) []*corev1.Pod {
 			{"anywhere", ""}, {"first", "node1"}, {"others", "node2"}, {"anywhere", ""}, {"others", "node3"},
 		}[i%5]
 		pod := newPod(namespace, fmt.Sprintf("pod-%02d", i), place.selector, place.node)
-		if err := lab.kube.Create(t.Context(), pod); err != nil {
+		if err := lab.Kube.Create(t.Context(), pod); err != nil {
 			t.Fatal(err)
 		}
 		pods = append(pods, pod)
@@ -111,6 +111,7 @@ func onePerNodeAndIdentity(pods []*corev1.Pod) map[string]*corev1.Pod {
 // TestInitContainer: the token is there before the main container starts, with
 // an identity that is on no node yet.
 func TestInitContainer(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "init")
 	bind(t, namespace, "init", identity)
@@ -133,6 +134,7 @@ func TestInitContainer(t *testing.T) {
 // TestShortJob: a Job that asks for a token as soon as it runs, reads a secret
 // and ends at once. Its finished pod has the identity no more.
 func TestShortJob(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "job")
 	bind(t, namespace, "job", identity)
@@ -161,7 +163,7 @@ func runJob(t *testing.T, template *corev1.Pod, name string) {
 			ObjectMeta: metav1.ObjectMeta{Labels: template.Labels}, Spec: template.Spec,
 		}},
 	}
-	if err := lab.kube.Create(t.Context(), job); err != nil {
+	if err := lab.Kube.Create(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
 	pod := await(t, &corev1.PodList{}, "job "+name+" ends", func(p *corev1.Pod) bool {
@@ -180,6 +182,7 @@ func runJob(t *testing.T, template *corev1.Pod, name string) {
 // metadata service, untouched: it may have the nodes' identity, and its own since
 // that is on the node.
 func TestHostNetworkPod(t *testing.T) {
+	t.Parallel()
 	namespace, nodes := newNamespace(t), nodesIdentity()
 	identity := newIdentity(t, namespace, "host")
 	bind(t, namespace, "host", identity)

@@ -6,7 +6,6 @@ package labcli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -90,10 +89,11 @@ func (l *Lab) InstallChart(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// Kubectl runs the lab's kubectl and returns all that it prints.
+// Kubectl runs the lab's kubectl, which env finds by the lab's PATH, and returns
+// all that it prints.
 func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(env.Root(), ".cache", "kubernetes", "kubectl"), args...) //nolint:gosec // a program that make has built
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.Env["KUBECONFIG"])
+	cmd := exec.CommandContext(ctx, "env", append([]string{"kubectl"}, args...)...) //nolint:gosec // a program that make has built
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.Env["KUBECONFIG"], "PATH="+l.Env["LAB_BIN"]+":"+os.Getenv("PATH"))
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -127,8 +127,10 @@ func (l *Lab) readEnv(ctx context.Context) error {
 			l.Env[name] = strings.Trim(value, "'")
 		}
 	}
-	if l.Env["KUBECONFIG"] == "" || l.Env["LAB_SIMULATOR"] == "" {
-		return errors.New("lab env names no KUBECONFIG or no LAB_SIMULATOR: " + out)
+	for _, name := range []string{"KUBECONFIG", "LAB_SIMULATOR", "LAB_BIN"} {
+		if l.Env[name] == "" {
+			return fmt.Errorf("lab env names no %s: %s", name, out)
+		}
 	}
 	return nil
 }

@@ -101,6 +101,9 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
+// PID returns the program's process ID.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // ExitCode returns the exit code of a program that has ended.
 func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 

@@ -38,6 +38,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if eq (toString .) "true" }}true{{ end }}
 {{- end }}
 
+{{/* "true" unless it is switched off: values of an older chart do not have it. */}}
+{{- define "aad-pod-identity.legacyLock" -}}
+{{- if ne (toString .Values.mic.leaderElection.legacyLock) "false" }}true{{ end }}
+{{- end }}
+
 {{- define "aad-pod-identity.standard" -}}
 {{- if eq .Values.operationMode "standard" }}true{{ end }}
 {{- end }}

@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/pace"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/throttle"
 )
 
 // Options are what [New] needs beside the configuration.
@@ -27,22 +30,28 @@ type Options struct {
 	// Transport sends every request, those for the client's own token too; nil
 	// is the SDK's own.
 	Transport policy.Transporter
-	// PollFrequency is how often a running operation is asked for where ARM does
-	// not say; zero is 5 s, the SDK takes no less than 1 s.
-	PollFrequency time.Duration
+	// Limits are ARM's; the zero value are the documented ones.
+	Limits throttle.Limits
+	// RequestTimeout bounds each request on the wire, its repetitions apart; zero
+	// is 30 s.
+	RequestTimeout time.Duration
 	// RetryDelay is before the SDK's first repetition of a read; zero is the
 	// SDK's own 0.8 s.
 	RetryDelay time.Duration
-	// Observe, if set, is told of every request's end.
+	// Observe, if set, is told of every read and change when it has ended.
 	Observe func(Ended)
+	// Traffic, if set, is told of every request on the wire, and of every one that
+	// had to wait.
+	Traffic func(pace.Sent)
 }
 
-// Ended is a request that has ended, as [Options] Observe is told of it.
+// Ended is a read or a change that has ended, as [Options] Observe is told of it.
 type Ended struct {
 	Kind      compute.Kind // of the resource
 	Operation string       // "get" or "update"
-	Took      time.Duration
-	Err       error // typed; nil if it succeeded
+	// Took is to the end of the operation that a change begins.
+	Took time.Duration
+	Err  error // typed; nil if it succeeded
 }
 
 // Client reads and changes the identities of virtual machines and scale sets. It
@@ -50,13 +59,15 @@ type Ended struct {
 // when it is first met: the subscription is part of a [compute.Ref], never of the
 // configuration.
 type Client struct {
-	credential azcore.TokenCredential
-	options    arm.ClientOptions
-	poll       time.Duration
+	configured Options
 	observe    func(Ended)
+	pacer      *throttle.Pacer
+	timeout    time.Duration // of one request
 
-	mu  sync.Mutex
-	api map[apiKey]resources // protected by mu
+	mu         sync.Mutex // protects all following fields
+	credential azcore.TokenCredential
+	options    *arm.ClientOptions // never changed, only replaced
+	api        map[apiKey]resources
 }
 
 type apiKey struct {
@@ -67,29 +78,54 @@ type apiKey struct {
 // New returns a client; it sends nothing. The configuration's mistakes are its
 // only errors.
 func New(config Config, o Options) (*Client, error) {
-	base, custom, err := clientOptions(config, o)
-	if err != nil {
-		return nil, err
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = 30 * time.Second
 	}
-	credential, err := newCredential(config, base, custom)
-	if err != nil {
-		return nil, fmt.Errorf("preparing the controller's own credential: %w", err)
-	}
-	c := &Client{
-		credential: credential,
-		// Registering resource providers would need rights that nobody gives.
-		options: arm.ClientOptions{ClientOptions: base, DisableRPRegistration: true},
-		poll:    o.PollFrequency,
-		observe: o.Observe,
-		api:     map[apiKey]resources{},
-	}
-	if c.poll == 0 {
-		c.poll = 5 * time.Second
-	}
+	c := &Client{configured: o, observe: o.Observe, pacer: newPacer(o), timeout: o.RequestTimeout}
 	if c.observe == nil {
 		c.observe = func(Ended) {}
 	}
+	if err := c.Use(config); err != nil {
+		return nil, err
+	}
 	return c, nil
+}
+
+// Use makes the client go on with another configuration; requests under way end
+// with the one that they began with. After an error, which is a mistake in the
+// configuration, the client is as before.
+func (c *Client) Use(config Config) error {
+	base, custom, err := clientOptions(config, c.configured)
+	if err != nil {
+		return err
+	}
+	credential, err := newCredential(config, base, custom)
+	if err != nil {
+		return fmt.Errorf("preparing the controller's own credential: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Registering resource providers would need rights that nobody gives.
+	c.options = &arm.ClientOptions{ClientOptions: paced(base, c.pacer, c.configured), DisableRPRegistration: true}
+	c.credential, c.api = credential, map[apiKey]resources{}
+	return nil
+}
+
+func newPacer(o Options) *throttle.Pacer {
+	limits := o.Limits
+	if limits == (throttle.Limits{}) {
+		limits = throttle.Documented()
+	}
+	return throttle.New(limits, time.Now)
+}
+
+// paced adds to the policies what only the clients of ARM have; the client of
+// the controller's own tokens does without.
+func paced(base policy.ClientOptions, pacer *throttle.Pacer, o Options) policy.ClientOptions {
+	fence := pace.Fence{Endpoint: base.Cloud.Services[cloud.ResourceManager].Endpoint}
+	base.PerCallPolicies = append(slices.Clone(base.PerCallPolicies), fence)
+	base.PerRetryPolicies = append(slices.Clone(base.PerRetryPolicies), &pace.Policy{Pacer: pacer, Traffic: o.Traffic})
+	return base
 }
 
 func clientOptions(config Config, o Options) (options policy.ClientOptions, custom bool, err error) {
@@ -105,6 +141,7 @@ func clientOptions(config Config, o Options) (options policy.ClientOptions, cust
 		Retry: policy.RetryOptions{
 			MaxRetries: 2,
 			RetryDelay: o.RetryDelay,
+			TryTimeout: o.RequestTimeout,
 			// Without 429: a caller that knows of it keeps away from the resource
 			// and goes on with others, where the SDK would sleep.
 			StatusCodes: []int{
@@ -158,6 +195,7 @@ func newCredential(config Config, base policy.ClientOptions, custom bool) (azcor
 func (c *Client) Get(ctx context.Context, ref compute.Ref) (compute.Identities, error) {
 	start := time.Now()
 	r := request{id: ref.ID, action: ref.Kind.ARMType() + "/read"}
+	ctx, _ = pace.With(ctx, ref)
 	out, err := c.get(ctx, ref)
 	if err != nil {
 		err = r.fail(err)
@@ -178,50 +216,6 @@ func (c *Client) get(ctx context.Context, ref compute.Ref) (compute.Identities, 
 	return seen.identities(ref.ID)
 }
 
-// Update sends the patch for a resource that still has the ETag, waits for the
-// operation's end and returns what ARM shows then. A failure that is sure to
-// have changed nothing is a [*NotStartedError]. When ctx ends first, ARM goes on
-// by itself.
-func (c *Client) Update(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (compute.Identities, error) {
-	start := time.Now()
-	r := request{id: ref.ID, action: ref.Kind.ARMType() + "/write", add: patch.Add}
-	var out compute.Identities
-	wait, err := c.begin(ctx, ref, etag, patch)
-	if err != nil {
-		err = r.notStarted(err)
-	} else if out, err = c.finish(ctx, ref, wait); err != nil {
-		err = r.fail(err)
-	}
-	c.observe(Ended{Kind: ref.Kind, Operation: "update", Took: time.Since(start), Err: err})
-	return out, err
-}
-
-func (c *Client) begin(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (operation, error) {
-	api, err := c.resources(ref)
-	if err != nil {
-		return nil, err
-	}
-	var ifMatch *string
-	if etag != "" {
-		ifMatch = &etag
-	}
-	// Never repeated by the SDK: after a lost answer a second try would meet its
-	// own change as a 412, which would look as if nothing had been done.
-	once := policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1})
-	return api.begin(once, ref.ID, ifMatch, blockOf(patch))
-}
-
-func (c *Client) finish(ctx context.Context, ref compute.Ref, wait operation) (compute.Identities, error) {
-	// While ARM works, the SDK waits out a 429: there is nothing else to do for
-	// this resource.
-	polling := policy.WithRetryOptions(ctx, policy.RetryOptions{})
-	after, err := wait(polling, &runtime.PollUntilDoneOptions{Frequency: c.poll})
-	if err != nil {
-		return compute.Identities{}, err
-	}
-	return after.identities(ref.ID)
-}
-
 // fail gives an error its type, unless it has one.
 func (r request) fail(err error) error {
 	if _, ok := errors.AsType[*DeletingError](err); ok {
@@ -235,10 +229,11 @@ func (r request) fail(err error) error {
 func (r request) notStarted(err error) error {
 	var response *azcore.ResponseError
 	var auth *azidentity.AuthenticationFailedError
+	var paced *throttle.NotBeforeError
 	refused := errors.As(err, &response) && response.StatusCode >= 400 && response.StatusCode < 500 &&
 		response.StatusCode != http.StatusRequestTimeout
 	typed := r.fail(err)
-	if refused || errors.As(err, &auth) {
+	if refused || errors.As(err, &auth) || errors.As(err, &paced) {
 		return &NotStartedError{Err: typed}
 	}
 	return typed
@@ -251,7 +246,7 @@ func (c *Client) resources(ref compute.Ref) (resources, error) {
 	if api, ok := c.api[key]; ok {
 		return api, nil
 	}
-	api, err := newResources(key.kind, key.subscription, c.credential, &c.options)
+	api, err := newResources(key.kind, key.subscription, c.credential, c.options)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the client of subscription %s: %w", key.subscription, err)
 	}

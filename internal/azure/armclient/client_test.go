@@ -32,7 +32,7 @@ func readAndChange(t *testing.T, id string) {
 		t.Errorf("got %+v", seen)
 	}
 	patch := compute.IdentityPatch(seen, []armid.ID{user(t, "demo")}, nil, 0)
-	after, err := client.Update(t.Context(), target, seen.ETag, patch)
+	after, err := a.update(t, client, target, seen.ETag, patch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func readAndChange(t *testing.T, id string) {
 		t.Errorf("got %+v", after)
 	}
 	patch = compute.IdentityPatch(after, []armid.ID{user(t, "demo-2")}, []armid.ID{user(t, "demo")}, 0)
-	last, err := client.Update(t.Context(), target, after.ETag, patch)
+	last, err := a.update(t, client, target, after.ETag, patch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func nothingLeftIsTheTypeAlone(t *testing.T, id string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := client.Update(t.Context(), ref(t, id), seen.ETag, compute.IdentityPatch(seen, nil, []armid.ID{user(t, "mic")}, 0)); err != nil {
+			if _, err := a.update(t, client, ref(t, id), seen.ETag, compute.IdentityPatch(seen, nil, []armid.ID{user(t, "mic")}, 0)); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff([]string{test.want}, a.bodies); diff != "" {
@@ -98,7 +98,7 @@ func TestKindsAreApart(t *testing.T) {
 		Transport: a, Observe: func(e armclient.Ended) { ended = append(ended, string(e.Kind)+" "+e.Operation+" "+kind(e.Err)) },
 	})
 	patch := &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth}
-	if _, err := client.Update(t.Context(), ref(t, vmID), `"1"`, patch); err != nil {
+	if _, err := a.update(t, client, ref(t, vmID), `"1"`, patch); err != nil {
 		t.Fatal(err)
 	}
 	for id, want := range map[string]bool{setID: false, vmID: true} {
@@ -106,7 +106,7 @@ func TestKindsAreApart(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", id, seen, err)
 		}
 	}
-	if _, err := client.Update(t.Context(), ref(t, vmID), `"1"`, patch); kind(err) != "!precondition" {
+	if _, err := a.update(t, client, ref(t, vmID), `"1"`, patch); kind(err) != "!precondition" {
 		t.Errorf("got %v", err)
 	}
 	slices.Sort(ended)
@@ -122,7 +122,7 @@ func TestMissingRightIsNamedByKind(t *testing.T) {
 		doc.RoleAssignments = nil
 		a := start(t, azuresim.Config{State: doc})
 		_, read := a.arm(t).Get(t.Context(), ref(t, id))
-		_, write := a.arm(t).Update(t.Context(), ref(t, id), `"1"`, &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth})
+		_, write := a.update(t, a.arm(t), ref(t, id), `"1"`, &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth})
 		for verb, err := range map[string]error{"read": read, "write": write} {
 			var denied *armclient.DeniedError
 			if !errors.As(err, &denied) || !strings.Contains(denied.Message, "perform action '"+denied.Action+"'") || !strings.HasSuffix(denied.Action, "/"+verb) {
@@ -191,7 +191,7 @@ func updateFails(t *testing.T, id string) {
 				t.Fatal(err)
 			}
 			patch := &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeBoth}
-			_, err := a.arm(t).Update(t.Context(), ref(t, id), `"1"`, patch)
+			_, err := a.update(t, a.arm(t), ref(t, id), `"1"`, patch)
 			if got := kind(err); got != test.want {
 				t.Errorf("got %s (%v), want %s", got, err, test.want)
 			}
@@ -247,23 +247,6 @@ func readsAreRepeated(t *testing.T, id string) {
 	}
 }
 
-func TestPollingWaitsOutThrottling(t *testing.T) { eachKind(t, pollingWaitsOutThrottling) }
-
-func pollingWaitsOutThrottling(t *testing.T, id string) {
-	a := start(t, azuresim.Config{State: document(), ARMLatency: 100 * time.Millisecond})
-	if _, err := a.Faults.Add(fault.Fault{Match: fault.Match{Surface: journal.ARM, Method: http.MethodGet, Path: "*/operations/*"}, Times: 1, Response: fault.Response{Status: 429, Code: "x", Message: "y", Headers: map[string]string{"Retry-After": "1"}}}); err != nil {
-		t.Fatal(err)
-	}
-	patch := &compute.Patch{Add: []armid.ID{user(t, "demo")}, Type: compute.TypeBoth}
-	after, err := a.arm(t).Update(t.Context(), ref(t, id), `"1"`, patch)
-	if err != nil || !after.Has(user(t, "demo")) {
-		t.Errorf("got %+v, %v", after, err)
-	}
-	if a.Faults.List()[0].Played != 1 {
-		t.Error("the fault was not met")
-	}
-}
-
 func TestAnswersThatTheSimulatorDoesNotGive(t *testing.T) {
 	eachKind(t, answersThatTheSimulatorDoesNotGive)
 }
@@ -293,7 +276,7 @@ func answersThatTheSimulatorDoesNotGive(t *testing.T, id string) {
 	}
 	// A name that goes on is another identity's.
 	longer := &wire{status: 400, body: `{"error":{"code":"FailedIdentityOperation","message":"'` + demo + `-2' and ` + demo + `_3: gone"}}`}
-	_, err = longer.arm(t).Update(t.Context(), ref(t, id), "e", &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeUserAssigned})
+	_, err = longer.arm(t).Begin(t.Context(), ref(t, id), "e", &compute.Patch{Add: []armid.ID{user(t, "demo"), user(t, "demo-2")}, Type: compute.TypeUserAssigned})
 	var bad *armclient.BadIdentitiesError
 	if !errors.As(err, &bad) || len(bad.IDs) != 1 || bad.IDs[0] != user(t, "demo-2") {
 		t.Errorf("got %v", err)

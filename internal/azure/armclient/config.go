@@ -53,9 +53,9 @@ var (
 )
 
 // ReadConfig reads azure.json, as AKS and the cloud provider write it, in JSON
-// or YAML. Keys that are not used are passed over; one that is used and spelled
-// in the wrong case is an error, since the cloud provider would not see it
-// either. Errors name the key and the file.
+// or YAML. Keys that are not used are passed over; one that is needed and spelled
+// in the wrong case is an error, where AAD Pod Identity took it for absent. Errors
+// name the key and the file.
 func ReadConfig(file string, lookup func(variable string) string) (Config, error) {
 	content, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -98,43 +98,68 @@ func value(values map[string]any, key string) (string, error) {
 	return "", fmt.Errorf("is a %T: want text", got)
 }
 
+// assemble reads what the kind of credential needs and nothing else: a mistake
+// in a setting that is not used harms nobody.
 func assemble(get func(field) (string, error), place func(field) string, environmentFile string) (Config, error) {
-	text := map[field]string{}
-	for _, f := range []field{fieldCloud, fieldTenant, fieldClient, fieldSecret, fieldUseMSI, fieldMSIClient} {
-		got, err := get(f)
-		if err != nil {
-			return Config{}, fmt.Errorf("%s: %w", place(f), err)
-		}
-		text[f] = got
+	r := reader{get: get, place: place}
+	config := Config{Cloud: r.text(fieldCloud), EnvironmentFile: environmentFile}
+	if config.Cloud == "" {
+		r.failf("%s is missing: want AzurePublicCloud or another cloud's name", place(fieldCloud))
 	}
-	config := Config{
-		Cloud: text[fieldCloud], EnvironmentFile: environmentFile,
-		ManagedIdentity: strings.EqualFold(text[fieldUseMSI], "true"), ManagedIdentityClientID: text[fieldMSIClient],
-		TenantID: text[fieldTenant], ClientID: text[fieldClient], ClientSecret: Secret(text[fieldSecret]),
+	config.ManagedIdentity = r.boolean(fieldUseMSI)
+	if config.ManagedIdentity {
+		config.ManagedIdentityClientID = r.text(fieldMSIClient)
+	} else {
+		config.TenantID, config.ClientID, config.ClientSecret = r.needed(fieldTenant), r.needed(fieldClient), Secret(r.needed(fieldSecret))
 	}
-	return config, config.check(text, place)
+	if r.err != nil {
+		return Config{}, r.err
+	}
+	if _, _, err := parseCloud(config.Cloud, config.EnvironmentFile); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", place(fieldCloud), err)
+	}
+	return config, nil
 }
 
-func (c Config) check(text map[field]string, place func(field) string) error {
-	switch use := text[fieldUseMSI]; strings.ToLower(use) {
-	case "", "true", "false":
+// reader keeps the first mistake.
+type reader struct {
+	get   func(field) (string, error)
+	place func(field) string
+	err   error
+}
+
+func (r *reader) failf(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (r *reader) text(f field) string {
+	text, err := r.get(f)
+	if err != nil {
+		r.failf("%s: %w", r.place(f), err)
+	}
+	return text
+}
+
+func (r *reader) boolean(f field) bool {
+	text := r.text(f)
+	switch strings.ToLower(text) {
+	case "true":
+		return true
+	case "", "false":
 	default:
-		return fmt.Errorf("%s is %q: want true or false", place(fieldUseMSI), use)
+		r.failf("%s is %q: want true or false", r.place(f), text)
 	}
-	if c.Cloud == "" {
-		return fmt.Errorf("%s is missing: want AzurePublicCloud or another cloud's name", place(fieldCloud))
+	return false
+}
+
+// needed is text that a service principal cannot be without.
+func (r *reader) needed(f field) string {
+	text := r.text(f)
+	if text == "" {
+		r.failf("%s is missing: a service principal needs %s, %s and %s (or use a managed identity: %s true)",
+			r.place(f), fieldTenant.key, fieldClient.key, fieldSecret.key, r.place(fieldUseMSI))
 	}
-	if _, _, err := parseCloud(c.Cloud, c.EnvironmentFile); err != nil {
-		return fmt.Errorf("%s: %w", place(fieldCloud), err)
-	}
-	if c.ManagedIdentity {
-		return nil
-	}
-	for _, f := range []field{fieldTenant, fieldClient, fieldSecret} {
-		if text[f] == "" {
-			return fmt.Errorf("%s is missing: a service principal needs %s, %s and %s (or use a managed identity: %s true)",
-				place(f), fieldTenant.key, fieldClient.key, fieldSecret.key, place(fieldUseMSI))
-		}
-	}
-	return nil
+	return text
 }

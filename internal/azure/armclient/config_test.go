@@ -39,7 +39,11 @@ func TestReadConfig(t *testing.T) {
 		},
 		"a managed identity, with AKS's msi in the place of a secret": {
 			`{"cloud":"AzureChinaCloud","tenantId":"t","aadClientId":"msi","aadClientSecret":"msi","useManagedIdentityExtension":true,"userAssignedIdentityID":"u"}`,
-			armclient.Config{Cloud: "AzureChinaCloud", TenantID: "t", ClientID: "msi", ClientSecret: "msi", ManagedIdentity: true, ManagedIdentityClientID: "u"},
+			armclient.Config{Cloud: "AzureChinaCloud", ManagedIdentity: true, ManagedIdentityClientID: "u"},
+		},
+		"a managed identity, and a key in the wrong case that it does not need": {
+			`{"cloud":"AzureCloud","tenantID":"t","aadClientID":"msi","useManagedIdentityExtension":"TRUE"}`,
+			armclient.Config{Cloud: "AzureCloud", ManagedIdentity: true},
 		},
 		"YAML, system-assigned": {
 			"cloud: azureusgovernment\nuseManagedIdentityExtension: true\nuserAssignedIdentityID: null\n",
@@ -63,6 +67,8 @@ func TestReadConfig(t *testing.T) {
 
 func TestReadConfigRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ content, words string }{
+		"a managed identity's client ID in the wrong case": {`{"cloud":"AzureCloud","useManagedIdentityExtension":true,"userAssignedIdentityId":"u"}`, "key userAssignedIdentityID in "},
+		"an empty file":              {"", "key cloud in "},
 		"no cloud":                   {`{"useManagedIdentityExtension":true}`, "key cloud in "},
 		"an unknown cloud":           {`{"cloud":"AzurePubicCloud","useManagedIdentityExtension":true}`, `"AzurePubicCloud" is unknown`},
 		"a closed cloud":             {`{"cloud":"AzureGermanCloud","useManagedIdentityExtension":true}`, "was closed"},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/throttle"
 )
 
 // NotFoundError says that ARM does not know the resource.
@@ -27,15 +28,22 @@ type DeletingError struct {
 // Error names the resource.
 func (e *DeletingError) Error() string { return fmt.Sprintf("%s is being deleted", e.ID) }
 
-// ThrottledError says that ARM asks to wait.
+// ThrottledError says that ARM asks to wait, or would if the request were sent.
 type ThrottledError struct {
 	// After is how long from the answer on; never negative. Zero: ARM gave none.
-	After   time.Duration
+	After time.Duration
+	// Scope is what is throttled; empty if it is not known.
+	Scope throttle.Scope
+	// Own says that nothing was sent: the client keeps under ARM's limits.
+	Own     bool
 	Message string
 }
 
 // Error says how long to wait.
 func (e *ThrottledError) Error() string {
+	if e.Own {
+		return e.Message
+	}
 	return fmt.Sprintf("ARM asks to wait %s: %s", e.After, e.Message)
 }
 
@@ -86,7 +94,10 @@ func (e *BadIdentitiesError) Error() string {
 type DeniedError struct {
 	// Action is the right that is missing, on Scope, an ARM ID.
 	Action, Scope string
-	Message       string
+	// Role is the built-in role that grants it; empty if it is none of those that
+	// the controller needs.
+	Role    string
+	Message string
 }
 
 // Error says which right is missing where.

@@ -13,14 +13,17 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/throttle"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/simtest"
 )
 
 const (
@@ -74,10 +77,14 @@ type azure struct {
 	bodies   []string                  // of PATCH requests
 	headers  []http.Header             // of requests to ARM
 	before   func(*http.Request) error // may refuse a request
+	ahead    atomic.Int64              // of the simulator's clock, in ns
 }
 
 func start(t *testing.T, config azuresim.Config) *azure {
 	t.Helper()
+	a := &azure{}
+	config.SigningKey = simtest.SigningKey(t)
+	config.Clock = func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) }
 	sim, err := azuresim.New(config)
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +119,30 @@ func start(t *testing.T, config azuresim.Config) *azure {
 			t.Errorf("unexpected: %s", e)
 		}
 	})
-	return &azure{Simulator: sim, client: &http.Client{Transport: transport}}
+	a.Simulator, a.client = sim, &http.Client{Transport: transport}
+	return a
+}
+
+// update changes a resource and follows the operation to its end. In the place
+// of waiting it moves the simulator's clock.
+func (a *azure) update(t *testing.T, client *armclient.Client, target compute.Ref, etag string, patch *compute.Patch) (compute.Identities, error) {
+	t.Helper()
+	operation, err := client.Begin(t.Context(), target, etag, patch)
+	for range 100 {
+		if err != nil {
+			return compute.Identities{}, err
+		}
+		if operation.ResumeToken == "" {
+			if operation.Shown == nil {
+				t.Fatalf("%+v shows nothing", operation)
+			}
+			return *operation.Shown, nil
+		}
+		a.ahead.Add(int64(max(operation.After, time.Second)))
+		operation, err = client.Poll(t.Context(), target, armclient.Running{ResumeToken: operation.ResumeToken, Started: time.Now(), Add: patch.Add})
+	}
+	t.Fatal("the operation does not end")
+	return compute.Identities{}, nil
 }
 
 func listen(t *testing.T) net.Listener {
@@ -167,10 +197,19 @@ func (a *azure) arm(t *testing.T) *armclient.Client {
 	return newClient(t, armclient.Config{Cloud: "azurepubliccloud", TenantID: tenant, ClientID: appClientID, ClientSecret: secret}, armclient.Options{Transport: a})
 }
 
+// unlimited are limits that no test reaches.
+func unlimited() throttle.Limits {
+	l := throttle.Limit{PerMinute: 1e6, Burst: 1e7}
+	return throttle.Limits{ResourceUpdates: l, ResourceReads: l, SubscriptionUpdates: l, SubscriptionReads: l, PrincipalUpdates: l, PrincipalReads: l, Refill: time.Second}
+}
+
 func newClient(t *testing.T, config armclient.Config, options armclient.Options) *armclient.Client {
 	t.Helper()
 	options.Version, options.UserAgent = "v1", "custom/2"
 	options.RetryDelay = time.Millisecond
+	if options.Limits == (throttle.Limits{}) {
+		options.Limits = unlimited()
+	}
 	client, err := armclient.New(config, options)
 	if err != nil {
 		t.Fatal(err)

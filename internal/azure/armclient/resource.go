@@ -3,6 +3,7 @@ package armclient
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -19,11 +20,37 @@ import (
 // become one.
 type resources interface {
 	get(ctx context.Context, id armid.ID) (shown, error)
-	begin(ctx context.Context, id armid.ID, ifMatch *string, block identityBlock) (operation, error)
+	// begin sends a change, or, if resume is not empty, sends nothing and goes on
+	// with the one that it is the token of.
+	begin(ctx context.Context, id armid.ID, change change, resume string) (poller, error)
 }
 
-// operation is a change that ARM has accepted. It waits for the change's end.
-type operation func(context.Context, *runtime.PollUntilDoneOptions) (shown, error)
+// change is what a PATCH asks for.
+type change struct {
+	ifMatch *string
+	block   identityBlock
+}
+
+// poller follows a change that ARM has accepted.
+type poller interface {
+	Poll(ctx context.Context) (*http.Response, error)
+	Done() bool
+	ResumeToken() (string, error)
+	// result is of a change that is done. One that has succeeded is looked at for
+	// it; one that has failed is an error.
+	result(ctx context.Context) (shown, error)
+}
+
+// typedPoller makes one of the SDK's pollers a [poller].
+type typedPoller[T any] struct {
+	*runtime.Poller[T]
+	show func(T) shown
+}
+
+func (p typedPoller[T]) result(ctx context.Context) (shown, error) {
+	response, err := p.Result(ctx)
+	return p.show(response), err
+}
 
 // shown is what ARM shows of a resource, as far as it is read here.
 type shown struct {
@@ -59,16 +86,15 @@ func (s scaleSets) get(ctx context.Context, id armid.ID) (shown, error) {
 	return shownScaleSet(response.VirtualMachineScaleSet), err
 }
 
-func (s scaleSets) begin(ctx context.Context, id armid.ID, ifMatch *string, block identityBlock) (operation, error) {
+func (s scaleSets) begin(ctx context.Context, id armid.ID, change change, resume string) (poller, error) {
 	update := armcompute.VirtualMachineScaleSetUpdate{
-		Identity: &armcompute.VirtualMachineScaleSetIdentity{Type: block.kind, UserAssignedIdentities: block.user},
+		Identity: &armcompute.VirtualMachineScaleSetIdentity{Type: change.block.kind, UserAssignedIdentities: change.block.user},
 	}
-	poller, err := s.client.BeginUpdate(ctx, id.ResourceGroup(), id.Name(), update,
-		&armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: ifMatch})
-	return func(ctx context.Context, options *runtime.PollUntilDoneOptions) (shown, error) {
-		response, err := poller.PollUntilDone(ctx, options)
-		return shownScaleSet(response.VirtualMachineScaleSet), err
-	}, err
+	out, err := s.client.BeginUpdate(ctx, id.ResourceGroup(), id.Name(), update,
+		&armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: change.ifMatch, ResumeToken: resume})
+	return typedPoller[armcompute.VirtualMachineScaleSetsClientUpdateResponse]{out, func(r armcompute.VirtualMachineScaleSetsClientUpdateResponse) shown {
+		return shownScaleSet(r.VirtualMachineScaleSet)
+	}}, err
 }
 
 func shownScaleSet(set armcompute.VirtualMachineScaleSet) shown {
@@ -91,16 +117,15 @@ func (v virtualMachines) get(ctx context.Context, id armid.ID) (shown, error) {
 	return shownVM(response.VirtualMachine), err
 }
 
-func (v virtualMachines) begin(ctx context.Context, id armid.ID, ifMatch *string, block identityBlock) (operation, error) {
+func (v virtualMachines) begin(ctx context.Context, id armid.ID, change change, resume string) (poller, error) {
 	update := armcompute.VirtualMachineUpdate{
-		Identity: &armcompute.VirtualMachineIdentity{Type: block.kind, UserAssignedIdentities: block.user},
+		Identity: &armcompute.VirtualMachineIdentity{Type: change.block.kind, UserAssignedIdentities: change.block.user},
 	}
-	poller, err := v.client.BeginUpdate(ctx, id.ResourceGroup(), id.Name(), update,
-		&armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: ifMatch})
-	return func(ctx context.Context, options *runtime.PollUntilDoneOptions) (shown, error) {
-		response, err := poller.PollUntilDone(ctx, options)
-		return shownVM(response.VirtualMachine), err
-	}, err
+	out, err := v.client.BeginUpdate(ctx, id.ResourceGroup(), id.Name(), update,
+		&armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: change.ifMatch, ResumeToken: resume})
+	return typedPoller[armcompute.VirtualMachinesClientUpdateResponse]{out, func(r armcompute.VirtualMachinesClientUpdateResponse) shown {
+		return shownVM(r.VirtualMachine)
+	}}, err
 }
 
 func shownVM(vm armcompute.VirtualMachine) shown {

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 )
 
 const (
@@ -24,12 +26,22 @@ const (
 	requestTimeout = 20 * time.Second
 )
 
-// Query is what the client asks a token for.
+// Query is what the client asks a token for. ClientID or ResourceID is required:
+// without either the service would answer with the machine's default identity.
 type Query struct {
 	Resource string
-	// ClientID is required: without one the service would answer with the
-	// machine's default identity.
 	ClientID string
+	// ResourceID is used only if there is no ClientID: the service takes one way
+	// to name an identity.
+	ResourceID armid.ID
+}
+
+// named returns the query variable that names the identity.
+func (q Query) named() (name, value string) {
+	if q.ClientID != "" {
+		return "client_id", q.ClientID
+	}
+	return "msi_res_id", q.ResourceID.String()
 }
 
 // Client asks the metadata service at one address. Use [NewClient].
@@ -90,8 +102,8 @@ func NewTransport() *http.Transport {
 // [*ThrottledError], [*UpdatingError] and [*UnavailableError]. An answer for
 // another principal than the one asked for is an [*UnavailableError].
 func (c *Client) Token(ctx context.Context, query Query) (Token, error) {
-	if query.ClientID == "" {
-		return Token{}, &RefusedError{Code: "invalid_request", Description: "no client ID was given"}
+	if query.ClientID == "" && query.ResourceID.IsZero() {
+		return Token{}, &RefusedError{Code: "invalid_request", Description: "neither a client ID nor a resource ID was given"}
 	}
 	response, err := c.get(ctx, query)
 	if err != nil {
@@ -114,9 +126,8 @@ func (c *Client) Token(ctx context.Context, query Query) (Token, error) {
 func (c *Client) get(ctx context.Context, query Query) (*http.Response, error) {
 	target := c.base
 	target.Path = TokenPath
-	target.RawQuery = url.Values{
-		"api-version": {tokenVersion}, "client_id": {query.ClientID}, "resource": {query.Resource},
-	}.Encode()
+	name, value := query.named()
+	target.RawQuery = url.Values{"api-version": {tokenVersion}, name: {value}, "resource": {query.Resource}}.Encode()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("making a token request: %w", err)
@@ -128,7 +139,7 @@ func (c *Client) get(ctx context.Context, query Query) (*http.Response, error) {
 
 func (c *Client) accept(query Query, body []byte) (Token, error) {
 	token, err := ParseToken(body, c.now())
-	if err == nil && token.ClientID != "" && !strings.EqualFold(token.ClientID, query.ClientID) {
+	if err == nil && query.ClientID != "" && token.ClientID != "" && !strings.EqualFold(token.ClientID, query.ClientID) {
 		err = fmt.Errorf("asked for client ID %s, answered with a token for %s", query.ClientID, token.ClientID)
 	}
 	if err != nil {
@@ -144,7 +155,7 @@ func classify(response *http.Response, body []byte) error {
 	code, description := parseError(body)
 	switch status := response.StatusCode; {
 	case status == http.StatusTooManyRequests:
-		return &ThrottledError{After: retryAfter(response.Header)}
+		return &ThrottledError{After: RetryAfter(response.Header)}
 	case status == http.StatusNotFound, status == http.StatusGone:
 		return &UpdatingError{Status: status}
 	case status >= 400 && status < 500 && status != http.StatusRequestTimeout:
@@ -157,7 +168,9 @@ func classify(response *http.Response, body []byte) error {
 // maxRetryAfter bounds what is believed of a Retry-After.
 const maxRetryAfter = time.Hour
 
-func retryAfter(header http.Header) time.Duration {
+// RetryAfter returns how long the header Retry-After asks to wait, in seconds, an
+// hour at most; zero if it does not say.
+func RetryAfter(header http.Header) time.Duration {
 	n, err := strconv.Atoi(header.Get("Retry-After"))
 	if err != nil || n < 0 {
 		return 0

@@ -59,6 +59,35 @@ func TestClientSendsWhatAnSDKSends(t *testing.T) {
 	}
 }
 
+// An identity without a client ID is asked for by its resource ID, and never as
+// the machine's default.
+func TestClientAsksByResourceID(t *testing.T) {
+	id := parsedID(t, resourceID)
+	for name, query := range map[string]imds.Query{
+		"it has no other":     {Resource: "r", ResourceID: id},
+		"the client ID first": {Resource: "r", ClientID: "c0ffee", ResourceID: id},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got url.Values
+			client := clientOf(t, func(w http.ResponseWriter, r *http.Request) {
+				got = r.URL.Query()
+				answer(http.StatusOK, body)(w, r)
+			})
+			token, err := client.Token(t.Context(), query)
+			if err != nil || token.ClientID != "c0ffee" {
+				t.Fatalf("token for %q, %v", token.ClientID, err)
+			}
+			want := url.Values{"api-version": {"2018-02-01"}, "resource": {"r"}, "msi_res_id": {id.String()}}
+			if query.ClientID != "" {
+				want = url.Values{"api-version": {"2018-02-01"}, "resource": {"r"}, "client_id": {"c0ffee"}}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestClientErrors(t *testing.T) {
 	notFound := `{"error":"invalid_request","error_description":"Identity not found"}`
 	for name, test := range map[string]struct {

@@ -33,6 +33,8 @@ type TokenRequest struct {
 	ClientID, ObjectID string
 	// ResourceID comes from msi_res_id or mi_res_id.
 	ResourceID armid.ID
+	// BypassCache asks for a token that nobody has kept.
+	BypassCache bool
 }
 
 // Unspecified reports whether the caller asks for no identity in particular.
@@ -81,41 +83,116 @@ func saysTrue(values []string) bool {
 // ParseTokenQuery reads the query of a token request. Names compare without
 // case, and none may stand twice: of two values nobody could say which one
 // counts. Unknown names are left alone, api-version is optional, and an empty
-// value is an absent one. bypass_cache has no effect. Errors are
-// [*RequestError]s.
+// value is an absent one. Errors are [*RequestError]s.
 func ParseTokenQuery(rawQuery string) (TokenRequest, error) {
-	values, err := parseQuery(rawQuery)
-	if err != nil {
+	var read variables
+	if err := read.parse(rawQuery); err != nil {
 		return TokenRequest{}, err
 	}
-	out := TokenRequest{Resource: values["resource"], ClientID: values["client_id"], ObjectID: values["object_id"]}
+	out := TokenRequest{Resource: read.get("resource"), ClientID: read.get("client_id"), ObjectID: read.get("object_id")}
+	out.BypassCache = strings.EqualFold(read.get("bypass_cache"), "true")
 	switch {
 	case out.Resource == "":
 		return TokenRequest{}, refuse("Required query variable 'resource' is missing")
 	case len(out.Resource) > maxResource:
 		return TokenRequest{}, refuse("Query variable 'resource' is longer than %d bytes", maxResource)
 	}
-	out.ResourceID, err = resourceID(values["msi_res_id"], values["mi_res_id"])
-	if err != nil {
+	var err error
+	if out.ResourceID, err = resourceID(read.get("msi_res_id"), read.get("mi_res_id")); err != nil {
 		return TokenRequest{}, err
 	}
 	return out, nil
 }
 
-func parseQuery(rawQuery string) (map[string]string, error) {
-	parsed, err := url.ParseQuery(rawQuery)
-	if err != nil {
-		return nil, refuse("Query string cannot be parsed: %v", err)
-	}
-	out := make(map[string]string, len(parsed))
-	for name, values := range parsed {
-		folded := strings.ToLower(name)
-		if _, twice := out[folded]; twice || len(values) > 1 {
-			return nil, refuse("Query variable %q is given more than once", folded)
+// RebuildQuery writes a query anew, so that every reader of it finds the names
+// and values, in their order, that were understood here: each is unescaped and
+// escaped again. What cannot be understood is a [*RequestError].
+func RebuildQuery(rawQuery string) (string, error) {
+	var out strings.Builder
+	err := eachVariable(rawQuery, func(name, value string, valued bool) error {
+		if out.Len() > 0 {
+			out.WriteByte('&')
 		}
-		out[folded] = values[0]
+		out.WriteString(url.QueryEscape(name))
+		if valued {
+			out.WriteString("=" + url.QueryEscape(value))
+		}
+		return nil
+	})
+	return out.String(), err
+}
+
+// eachVariable calls do with each variable of a query, unescaped; valued says
+// whether there is a value, which may be empty.
+func eachVariable(rawQuery string, do func(name, value string, valued bool) error) error {
+	for part := range strings.SplitSeq(rawQuery, "&") {
+		if part == "" {
+			continue
+		}
+		name, value, valued := strings.Cut(part, "=")
+		name, err := unescape(name)
+		if err != nil {
+			return err
+		}
+		if value, err = unescape(value); err != nil {
+			return err
+		}
+		if err := do(name, value, valued); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unescape(s string) (string, error) {
+	if strings.Contains(s, ";") {
+		return "", refuse("Query string cannot be parsed: a semicolon must be escaped")
+	}
+	out, err := url.QueryUnescape(s)
+	if err != nil {
+		return "", refuse("Query string cannot be parsed: %v", err)
 	}
 	return out, nil
+}
+
+// maxVariables bounds how many variables a query may have; the service knows
+// seven.
+const maxVariables = 32
+
+// variables are those of a query, names in lower case. They are few, and on the
+// stack: this is read for each request.
+type variables struct {
+	all   [maxVariables]variable
+	count int
+}
+
+type variable struct{ name, value string }
+
+func (v *variables) get(name string) string {
+	for i := range v.count {
+		if v.all[i].name == name {
+			return v.all[i].value
+		}
+	}
+	return ""
+}
+
+func (v *variables) parse(rawQuery string) error {
+	return eachVariable(rawQuery, func(name, value string, _ bool) error { return v.add(strings.ToLower(name), value) })
+}
+
+func (v *variables) add(name, value string) error {
+	if v.count == maxVariables {
+		return refuse("Query string holds more than %d variables", maxVariables)
+	}
+	for i := range v.count {
+		if v.all[i].name == name {
+			return refuse("Query variable %q is given more than once", name)
+		}
+	}
+	v.all[v.count] = variable{name, value}
+	v.count++
+	return nil
 }
 
 func resourceID(msi, mi string) (armid.ID, error) {

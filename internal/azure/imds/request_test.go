@@ -2,6 +2,7 @@ package imds_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -73,7 +74,10 @@ func TestParseTokenQuery(t *testing.T) {
 		"both names, same ID":      {"resource=r&mi_res_id=" + resourceID + "&msi_res_id=" + strings.ToLower(resourceID), imds.TokenRequest{Resource: "r", ResourceID: id}},
 		"names in any case":        {"Resource=r&CLIENT_ID=a", imds.TokenRequest{Resource: "r", ClientID: "a"}},
 		"empty value is absent":    {"resource=r&client_id=&mi_res_id=", imds.TokenRequest{Resource: "r"}},
-		"unknown names are let be": {"resource=r&bypass_cache=true&x=y", imds.TokenRequest{Resource: "r"}},
+		"unknown names are let be": {"resource=r&x=y", imds.TokenRequest{Resource: "r"}},
+		"past caches":              {"resource=r&bypass_cache=True", imds.TokenRequest{Resource: "r", BypassCache: true}},
+		"not past caches":          {"resource=r&bypass_cache=false", imds.TokenRequest{Resource: "r"}},
+		"neither yes nor no":       {"resource=r&bypass_cache=1", imds.TokenRequest{Resource: "r"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := imds.ParseTokenQuery(test.query)
@@ -111,6 +115,63 @@ func TestParseTokenQueryRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRebuildQuery(t *testing.T) {
+	for name, test := range map[string]struct{ query, want, words string }{
+		"as it was":            {query: "api-version=2018-02-01&resource=https%3A%2F%2Fr%2F", want: "api-version=2018-02-01&resource=https%3A%2F%2Fr%2F"},
+		"unescaped":            {query: "resource=https://r/&b=c d", want: "resource=https%3A%2F%2Fr%2F&b=c+d"},
+		"escaped for no need":  {query: "%72esource=%41", want: "resource=A"},
+		"twice, in its order":  {query: "x=2&a=1&x=1", want: "x=2&a=1&x=1"},
+		"names alone":          {query: "a&b=&=c", want: "a&b=&=c"},
+		"empty parts":          {query: "&a=1&&b=2&", want: "a=1&b=2"},
+		"nothing":              {},
+		"an equals sign":       {query: "a=b=c", want: "a=b%3Dc"},
+		"a hidden separator":   {query: "a=1%26client_id=2", want: "a=1%26client_id%3D2"},
+		"bytes that end lines": {query: "a=%0d%0aHost:x%00", want: "a=%0D%0AHost%3Ax%00"},
+		"a semicolon":          {query: "a;b", words: "semicolon"},
+		"a semicolon, escaped": {query: "a%3Bb", want: "a%3Bb"},
+		"half an escape":       {query: "a=%4", words: "cannot be parsed"},
+		"half a name":          {query: "%zz", words: "cannot be parsed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := imds.RebuildQuery(test.query)
+			var refused *imds.RequestError
+			if got != test.want || (err != nil) != (test.words != "") || err != nil && (!errors.As(err, &refused) || !strings.Contains(refused.Description, test.words)) {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
+// A query that was rebuilt says the same, and once more rebuilt is the same.
+func FuzzRebuildQuery(f *testing.F) {
+	for _, seed := range []string{"a=b&c=d", "a=%2541", "a;b", "&&=&", "resource=https://r/+%20", "\x00=\xff"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		got, err := imds.RebuildQuery(query)
+		before, parseErr := url.ParseQuery(query)
+		if (err == nil) != (parseErr == nil) {
+			t.Fatalf("%q: %v, and others: %v", query, err, parseErr)
+		}
+		if err != nil {
+			return
+		}
+		after, err := url.ParseQuery(got)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", query, got, err)
+		}
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Fatalf("%q became %q: %s", query, got, diff)
+		}
+		if again, err := imds.RebuildQuery(got); err != nil || again != got {
+			t.Fatalf("%q became %q, then %q, %v", query, got, again, err)
+		}
+		if strings.ContainsFunc(got, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\\/;\"<>", r) }) {
+			t.Fatalf("%q became %q", query, got)
+		}
+	})
 }
 
 // Whatever the query, what is understood is what every other reader of it would
@@ -151,4 +212,17 @@ func named(values url.Values, name string) []string {
 		}
 	}
 	return out
+}
+
+func TestAQueryIsBounded(t *testing.T) {
+	var query strings.Builder
+	for i := range 31 {
+		fmt.Fprintf(&query, "x%d=1&", i)
+	}
+	if _, err := imds.ParseTokenQuery(query.String() + "resource=r"); err != nil {
+		t.Errorf("32 variables: %v", err)
+	}
+	if _, err := imds.ParseTokenQuery(query.String() + "resource=r&y=1"); err == nil {
+		t.Error("33 variables are read")
+	}
 }

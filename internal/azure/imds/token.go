@@ -33,6 +33,31 @@ type Token struct {
 	// ExtExpiresOn is when the token may be used until in an outage; zero if
 	// not said.
 	ExtExpiresOn time.Time
+
+	// wire, if set, is what AppendWire appends; see [Token.Encoded].
+	wire *wire
+}
+
+// wire is an encoded token without what is left of its life, which is another in
+// each answer: expires_in stands between the first and the second part,
+// ext_expires_in between the second and the third.
+type wire [3]string
+
+// Encoded returns the token encoded once for many answers. Its fields must not be
+// changed any more.
+func (t Token) Encoded() Token {
+	var parts wire
+	dst := appendField([]byte{'{'}, "access_token", t.value)
+	dst = appendField(append(dst, ','), "client_id", t.ClientID)
+	parts[0] = string(append(appendName(append(dst, ','), "expires_in"), '"'))
+	dst = appendEpoch([]byte(`",`), "expires_on", t.ExpiresOn)
+	parts[1] = string(append(appendName(append(dst, ','), "ext_expires_in"), '"'))
+	dst = appendEpoch([]byte(`",`), "not_before", t.NotBefore)
+	dst = appendField(append(dst, ','), "resource", t.Resource)
+	dst = appendField(append(dst, ','), "token_type", t.Type)
+	parts[2] = string(append(dst, '}'))
+	t.wire = &parts
+	return t
 }
 
 // NewToken returns fields with the token value.
@@ -83,15 +108,41 @@ func (t Token) ObjectID() (string, bool) {
 // AppendWire appends the JSON object that the service answers with: all values
 // are strings, and what is left of the token's life is counted from now.
 func (t Token) AppendWire(dst []byte, now time.Time) []byte {
-	dst = appendField(append(dst, '{'), "access_token", t.value)
-	dst = appendField(append(dst, ','), "client_id", t.ClientID)
-	dst = appendField(append(dst, ','), "expires_in", seconds(t.ExpiresOn, now))
-	dst = appendField(append(dst, ','), "expires_on", epoch(t.ExpiresOn))
-	dst = appendField(append(dst, ','), "ext_expires_in", seconds(t.extended(), now))
-	dst = appendField(append(dst, ','), "not_before", epoch(t.NotBefore))
-	dst = appendField(append(dst, ','), "resource", t.Resource)
-	dst = appendField(append(dst, ','), "token_type", t.Type)
-	return append(dst, '}')
+	if t.wire == nil {
+		t = t.Encoded()
+	}
+	dst = appendSeconds(append(dst, t.wire[0]...), t.ExpiresOn.Sub(now))
+	dst = appendSeconds(append(dst, t.wire[1]...), t.extended().Sub(now))
+	return append(dst, t.wire[2]...)
+}
+
+// Answer is what a request for tokens is answered with.
+type Answer struct {
+	// Token is of the identity's own tenant.
+	Token Token
+	// Auxiliary are those of further tenants, if the identity has any.
+	Auxiliary []Token
+}
+
+// AppendWire appends the token as the service answers it. With auxiliary tokens
+// it appends an array, the own tenant's first: the service itself knows no such
+// answer, and AAD Pod Identity gave it to identities with auxiliary tenants.
+func (a Answer) AppendWire(dst []byte, now time.Time) []byte {
+	if len(a.Auxiliary) == 0 {
+		return a.Token.AppendWire(dst, now)
+	}
+	dst = a.Token.AppendWire(append(dst, '['), now)
+	for _, token := range a.Auxiliary {
+		dst = token.AppendWire(append(dst, ','), now)
+	}
+	return append(dst, ']')
+}
+
+// AppendHostWire appends the answer of AAD Pod Identity's route for programs of
+// the node: the token of the identity's own tenant, and its client ID.
+func (a Answer) AppendHostWire(dst []byte, now time.Time) []byte {
+	dst = a.Token.AppendWire(append(dst, `{"token":`...), now)
+	return append(appendField(append(dst, ','), "clientid", a.Token.ClientID), '}')
 }
 
 func (t Token) extended() time.Time {
@@ -101,20 +152,23 @@ func (t Token) extended() time.Time {
 	return t.ExtExpiresOn
 }
 
-func seconds(until, now time.Time) string {
-	return strconv.FormatInt(max(0, int64(until.Sub(now)/time.Second)), 10)
+func appendSeconds(dst []byte, d time.Duration) []byte {
+	return strconv.AppendInt(dst, max(0, int64(d/time.Second)), 10)
 }
 
-func epoch(t time.Time) string {
+func appendEpoch(dst []byte, name string, t time.Time) []byte {
 	if t.IsZero() {
-		return ""
+		return appendField(dst, name, "")
 	}
-	return strconv.FormatInt(t.Unix(), 10)
+	return append(strconv.AppendInt(append(appendName(dst, name), '"'), t.Unix(), 10), '"')
 }
 
 func appendField(dst []byte, name, value string) []byte {
-	dst = append(append(append(dst, '"'), name...), `":`...)
-	return appendString(dst, value)
+	return appendString(appendName(dst, name), value)
+}
+
+func appendName(dst []byte, name string) []byte {
+	return append(append(append(dst, '"'), name...), `":`...)
 }
 
 // appendString quotes as the service does, without the escapes for HTML. Tokens

@@ -174,3 +174,52 @@ func FuzzParseToken(f *testing.F) {
 		}
 	})
 }
+
+func TestAnswers(t *testing.T) {
+	token := func(value string) imds.Token {
+		return imds.NewToken(value, imds.Token{ClientID: "c", Resource: "r", Type: "Bearer", ExpiresOn: now.Add(time.Hour), NotBefore: now})
+	}
+	wire := func(value string) string { return string(token(value).AppendWire(nil, now)) }
+	one, three := imds.Answer{Token: token("a")}, imds.Answer{Token: token("a"), Auxiliary: []imds.Token{token("b"), token("c")}}
+	for name, test := range map[string]struct {
+		append func([]byte, time.Time) []byte
+		want   string
+	}{
+		"one":                   {one.AppendWire, wire("a")},
+		"several":               {three.AppendWire, "[" + wire("a") + "," + wire("b") + "," + wire("c") + "]"},
+		"one, for the node":     {one.AppendHostWire, `{"token":` + wire("a") + `,"clientid":"c"}`},
+		"several, for the node": {three.AppendHostWire, `{"token":` + wire("a") + `,"clientid":"c"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := string(test.append(nil, now))
+			if diff := cmp.Diff(test.want, got); diff != "" || !json.Valid([]byte(got)) {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestATokenEncodedOnceIsRightInEachAnswer(t *testing.T) {
+	for name, body := range map[string]string{
+		"as the service answers": body,
+		"with little in it":      `{"access_token":"t","expires_on":"1700086399"}`,
+		"with text to escape":    `{"access_token":"a\"b\\c\u00e9","expires_on":"1700086399","resource":"r<>&"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			token, err := imds.ParseToken([]byte(body), now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			once := token.Encoded()
+			for _, later := range []time.Duration{0, time.Second, 23 * time.Hour, 48 * time.Hour} {
+				want := string(token.AppendWire(nil, now.Add(later)))
+				if diff := cmp.Diff(want, string(once.AppendWire([]byte("["), now.Add(later))[1:])); diff != "" {
+					t.Errorf("%s later: %s", later, diff)
+				}
+			}
+			if allocations := testing.AllocsPerRun(100, func() { once.AppendWire(make([]byte, 0, 4096)[:0], now) }); allocations > 1 {
+				t.Errorf("%.0f allocations for an answer", allocations)
+			}
+		})
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/throttle"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/token"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
 )
@@ -29,8 +30,7 @@ const Host = "management.azure.com"
 type Server struct {
 	State  *state.State
 	Tokens *token.Issuer
-	// Latency is that of the state's operations: Retry-After follows it.
-	Latency time.Duration
+	Meter  *throttle.Meter // counts requests, where the settings limit them
 }
 
 // apiVersions are those of Microsoft.Compute that are served: the one of
@@ -61,11 +61,20 @@ func headers() http.Header {
 func render(_ *wire.Call, e *wire.Error) any {
 	type detail struct {
 		Code    string `json:"code"`
+		Target  string `json:"target,omitempty"`
 		Message string `json:"message"`
 	}
-	return struct {
-		Error detail `json:"error"`
-	}{detail{e.Code, e.Message}}
+	var body struct {
+		Error struct {
+			detail
+			Details []detail `json:"details,omitempty"`
+		} `json:"error"`
+	}
+	body.Error.Code, body.Error.Message = e.Code, e.Message
+	if e.Target != "" {
+		body.Error.Details = []detail{{Code: "TooManyRequests", Target: e.Target, Message: e.Detail}}
+	}
+	return body
 }
 
 // serve authenticates before it says that a route is unknown, as ARM does, but
@@ -86,31 +95,45 @@ func (s *Server) serve(call *wire.Call) (wire.Reply, error) {
 	if err := checkVersion(call); err != nil {
 		return wire.Reply{}, err
 	}
-	return route(call, claims)
+	remaining, err := s.charge(call, claims, route.cost)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	reply, err := route.serve(call, claims)
+	return withHeaders(reply, err, remaining)
 }
 
 type handler func(*wire.Call, token.Claims) (wire.Reply, error)
 
+// route is what serves a request, and what it costs.
+type route struct {
+	serve handler
+	cost  cost
+}
+
 // route finds the operation; ARM's paths compare without case.
-func (s *Server) route(call *wire.Call) (handler, *wire.Error) {
+func (s *Server) route(call *wire.Call) (route, *wire.Error) {
 	if ref, ok := parseOperation(call.URL.Path); ok {
 		if call.Method != http.MethodGet {
-			return nil, wrongMethod(call)
+			return route{}, wrongMethod(call)
 		}
-		return func(*wire.Call, token.Claims) (wire.Reply, error) { return s.operation(ref) }, nil
+		return route{
+			serve: func(*wire.Call, token.Claims) (wire.Reply, error) { return s.operation(ref) },
+			cost:  s.costOfPoll(ref),
+		}, nil
 	}
 	id, err := armid.Parse(call.URL.Path)
 	if err != nil || state.ResourceType(id) == "" {
-		return nil, wire.Unexpected(http.StatusNotFound, "InvalidResourceType",
+		return route{}, wire.Unexpected(http.StatusNotFound, "InvalidResourceType",
 			"The resource type could not be found for the path '%s' and api version '%s'.", call.URL.Path, call.URL.Query().Get("api-version"))
 	}
 	switch call.Method {
 	case http.MethodGet:
-		return func(call *wire.Call, c token.Claims) (wire.Reply, error) { return s.get(call, c, id) }, nil
+		return route{func(call *wire.Call, c token.Claims) (wire.Reply, error) { return s.get(call, c, id) }, s.costOf(id, false)}, nil
 	case http.MethodPatch:
-		return func(call *wire.Call, c token.Claims) (wire.Reply, error) { return s.patch(call, c, id) }, nil
+		return route{func(call *wire.Call, c token.Claims) (wire.Reply, error) { return s.patch(call, c, id) }, s.costOf(id, true)}, nil
 	}
-	return nil, wrongMethod(call)
+	return route{}, wrongMethod(call)
 }
 
 func wrongMethod(call *wire.Call) *wire.Error {
@@ -158,7 +181,7 @@ func checkVersion(call *wire.Call) error {
 func (s *Server) get(call *wire.Call, claims token.Claims, id armid.ID) (wire.Reply, error) {
 	v, err := s.State.Resource(claims.ObjectID, id)
 	if err != nil {
-		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims)
+		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims, s.State.Settings())
 	}
 	return wire.Reply{Header: http.Header{"Etag": {v.ETag}}, Body: encodeResource(v)}, nil
 }
@@ -169,16 +192,17 @@ func (s *Server) patch(call *wire.Call, claims token.Claims, id armid.ID) (wire.
 		return wire.Reply{}, err
 	}
 	p.Principal = claims.ObjectID
-	if call.FailOperation != nil {
-		p.Fail = &state.Failure{Code: call.FailOperation.Code, Message: call.FailOperation.Message}
+	p.Fate = state.Fate{Lost: call.Fault.LoseOperation, Latency: time.Duration(call.Fault.OperationLatency)}
+	if call.Fault.FailOperation {
+		p.Fate.Fail = &state.Failure{Code: call.Fault.Code, Message: call.Fault.Message}
 	}
 	v, op, err := s.State.PatchIdentity(p)
 	if err != nil {
-		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims)
+		return wire.Reply{}, target{path: call.URL.Path, kind: state.ResourceType(id)}.refusal(err, claims, s.State.Settings())
 	}
 	return wire.Reply{
 		Header: http.Header{
-			"Etag": {v.ETag}, "Retry-After": {s.retryAfter()},
+			"Etag": {v.ETag}, "Retry-After": {s.pollAfter(op)},
 			"Azure-Asyncoperation": {operationURL(op, call.URL.Query().Get("api-version"))},
 		},
 		Body: encodeResource(v),
@@ -190,9 +214,9 @@ func (s *Server) operation(ref operationRef) (wire.Reply, error) {
 	if err != nil {
 		return wire.Reply{}, wire.Refuse(http.StatusNotFound, "NotFound", "The entity was not found.")
 	}
-	reply := wire.Reply{Body: encodeOperation(op)}
+	reply := wire.Reply{Body: s.encodeOperation(op)}
 	if op.Ended.IsZero() {
-		reply.Header = http.Header{"Retry-After": {s.retryAfter()}}
+		reply.Header = http.Header{"Retry-After": {s.pollAfter(op)}}
 	}
 	return reply, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/token"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
 )
 
@@ -106,10 +107,15 @@ type resourceBody struct {
 
 // resourceProperties are a documented subset of each kind's.
 type resourceProperties struct {
-	ProvisioningState string `json:"provisioningState"`
-	OrchestrationMode string `json:"orchestrationMode,omitempty"` // of a scale set
-	UniqueID          string `json:"uniqueId,omitempty"`          // of a scale set
-	VMID              string `json:"vmId,omitempty"`              // of a virtual machine
+	ProvisioningState string       `json:"provisioningState"`
+	OrchestrationMode string       `json:"orchestrationMode,omitempty"` // of a scale set
+	UniqueID          string       `json:"uniqueId,omitempty"`          // of a scale set
+	VMID              string       `json:"vmId,omitempty"`              // of a virtual machine
+	ScaleSet          *subResource `json:"virtualMachineScaleSet,omitempty"`
+}
+
+type subResource struct {
+	ID string `json:"id"`
 }
 
 type identityBody struct {
@@ -127,9 +133,12 @@ func encodeResource(v state.Resource) resourceBody {
 		Properties: resourceProperties{ProvisioningState: v.ProvisioningState},
 	}
 	if v.Kind == state.TypeScaleSet {
-		body.Properties.OrchestrationMode, body.Properties.UniqueID = "Uniform", v.UniqueID
+		body.Properties.OrchestrationMode, body.Properties.UniqueID = v.Mode, v.UniqueID
 	} else {
 		body.Properties.VMID = v.UniqueID
+	}
+	if v.PartOf != "" {
+		body.Properties.ScaleSet = &subResource{ID: v.PartOf}
 	}
 	if v.Type == state.TypeNone {
 		return body
@@ -169,12 +178,18 @@ type operationError struct {
 	Message string `json:"message"`
 }
 
-func encodeOperation(op state.Operation) operationBody {
+func (s *Server) encodeOperation(op state.Operation) operationBody {
 	body := operationBody{StartTime: op.Started, Status: op.Status, Name: op.ID}
 	if !op.Ended.IsZero() {
 		body.EndTime = &op.Ended
 	}
-	if op.Failure != nil {
+	switch {
+	case op.Failure == nil:
+	case op.Failure.Refusal != nil:
+		on := target{path: op.Spelling, kind: state.ResourceType(op.Resource)}
+		refused := on.poisoned(*op.Failure.Refusal, token.Claims{AppID: op.Principal, ObjectID: op.Principal}, s.State.Settings())
+		body.Error = &operationError{Code: refused.Code, Message: refused.Message}
+	default:
 		body.Error = &operationError{Code: op.Failure.Code, Message: op.Failure.Message}
 	}
 	return body
@@ -185,12 +200,20 @@ func operationURL(op state.Operation, version string) string {
 		Host, op.Subscription, op.Location, op.ID, version)
 }
 
-// retryAfter is how long a client should wait for an operation, in whole
-// seconds: 0 when operations end at once, else 1 to 10.
-func (s *Server) retryAfter() string {
-	if s.Latency <= 0 {
+// pollInterval is how often ARM wants an operation asked for.
+const pollInterval = 10 * time.Second
+
+// pollAfter is when a client should ask for an operation again: 0 for one that
+// ends at once, else when it may have ended, or at ARM's interval if that is
+// sooner.
+func (s *Server) pollAfter(op state.Operation) string {
+	if op.Runs <= 0 {
 		return "0"
 	}
-	seconds := int((s.Latency + time.Second - 1) / time.Second)
-	return strconv.Itoa(min(seconds, 10))
+	return wholeSeconds(min(op.Runs, s.State.Settings().Compress(pollInterval)))
+}
+
+// wholeSeconds is d as Retry-After says it: rounded up, 1 at least.
+func wholeSeconds(d time.Duration) string {
+	return strconv.Itoa(max(1, int((d+time.Second-1)/time.Second)))
 }

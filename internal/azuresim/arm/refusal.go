@@ -8,6 +8,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/token"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
@@ -26,21 +27,20 @@ func (t target) segment(i int) string { return strings.Split(t.path, "/")[i] }
 
 // refusal puts a typed error of the state into ARM's code and words. Clients
 // read the IDs out of some of these messages, so their shape is a contract.
-func (t target) refusal(err error, claims token.Claims) error {
+func (t target) refusal(err error, claims token.Claims, as settings.Settings) error {
 	if denied, ok := errors.AsType[*state.AuthorizationError](err); ok {
 		return wire.Refuse(http.StatusForbidden, "AuthorizationFailed",
 			"The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
 			claims.AppID, claims.ObjectID, denied.Action, t.path)
 	}
 	if denied, ok := errors.AsType[*state.LinkedAuthorizationError](err); ok {
-		return wire.Refuse(http.StatusForbidden, "LinkedAuthorizationFailed",
-			"The client '%s' with object id '%s' has permission to perform action '%s/write' on scope '%s'; however, it does not have permission to perform action(s) 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked scope(s) '%s' (respectively) or the linked scope(s) are invalid.",
-			claims.AppID, claims.ObjectID, t.kind, t.path, strings.Join(denied.IDs, ","))
+		return t.linkedAuthorizationFailed(claims, "'"+strings.Join(denied.IDs, ",")+"'")
 	}
 	if missing, ok := errors.AsType[*state.MissingIdentityError](err); ok {
-		return wire.Refuse(http.StatusBadRequest, "FailedIdentityOperation",
-			"Identity operation for resource '%s' failed with error 'Failed to perform resource identity operation. Status: 'BadRequest'. Response: '{\"error\":{\"code\":\"BadRequest\",\"message\":\"Resource '%s' was not found.\"}}'.'.",
-			t.path, strings.Join(missing.IDs, ","))
+		return t.failedIdentityOperation("BadRequest", "BadRequest", "Resource '"+strings.Join(missing.IDs, ",")+"' was not found.")
+	}
+	if poisoned, ok := errors.AsType[*state.PoisonError](err); ok {
+		return t.poisoned(poisoned.Refusal, claims, as)
 	}
 	return t.refusalOfWrite(err)
 }
@@ -57,6 +57,9 @@ func (t target) refusalOfWrite(err error) error {
 	case errors.Is(err, state.ErrNotFound):
 		return wire.Refuse(http.StatusNotFound, "ResourceNotFound",
 			"The Resource '%s/%s' under resource group '%s' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix", t.kind, t.name(), t.group())
+	case errors.Is(err, state.ErrDeleting):
+		return wire.Refuse(http.StatusConflict, "OperationNotAllowed",
+			"Operation 'Update' is not allowed on '%s' since it is marked for deletion. You can only retry the Delete operation (or wait for an ongoing one to complete).", t.name())
 	case errors.Is(err, state.ErrBusy):
 		return wire.Refuse(http.StatusConflict, "OperationNotAllowed",
 			"The request failed due to conflict with a concurrent request. To resolve it, please refer to https://aka.ms/activitylog to get more details on the conflicting requests.")

@@ -22,6 +22,8 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 // pollFor is how long one request for the journal stays open, below the server's
@@ -129,6 +131,54 @@ func (c *Client) AttachToVM(ctx context.Context, vm, identity string) error {
 	return c.do(ctx, http.MethodPost, "/attachments", model.Attachment{VM: vm, Identity: identity}, nil)
 }
 
+// Settings reads how Azure behaves.
+func (c *Client) Settings(ctx context.Context) (settings.Settings, error) {
+	var as settings.Settings
+	return as, c.do(ctx, http.MethodGet, "/settings", nil, &as)
+}
+
+// Behave changes how Azure behaves, for what begins from now on.
+func (c *Client) Behave(ctx context.Context, as settings.Settings) error {
+	return c.do(ctx, http.MethodPut, "/settings", as, nil)
+}
+
+// Poison makes ARM refuse an identity from now on.
+func (c *Client) Poison(ctx context.Context, p poison.Poison) (poison.Poison, error) {
+	return addOne(ctx, c, "/poison", p)
+}
+
+// Cure lets ARM take an identity again that was poison.
+func (c *Client) Cure(ctx context.Context, identity string) error {
+	return c.do(ctx, http.MethodDelete, "/poison", poison.Poison{Identity: identity}, nil)
+}
+
+// Delete removes an identity, a scale set or a virtual machine, or begins to.
+func (c *Client) Delete(ctx context.Context, d model.Deletion) error {
+	return c.do(ctx, http.MethodPost, "/deletions", d, nil)
+}
+
+// Recreate deletes an identity and makes it again under its name, as another
+// one: where it is attached a null principal is left.
+func (c *Client) Recreate(ctx context.Context, i model.Identity) (model.Identity, error) {
+	if err := c.Delete(ctx, model.Deletion{Identity: i.ID}); err != nil {
+		return model.Identity{}, err
+	}
+	return c.AddIdentity(ctx, i)
+}
+
+// Burst asks for a resource many times at once, as another client would, and
+// returns how many tokens the buckets hold then.
+func (c *Client) Burst(ctx context.Context, b model.Burst) (model.BurstResult, error) {
+	var result model.BurstResult
+	return result, c.do(ctx, http.MethodPost, "/bursts", b, &result)
+}
+
+// Detach takes an identity off a scale set or virtual machine at once, as an
+// operator would.
+func (c *Client) Detach(ctx context.Context, a model.Attachment) error {
+	return c.do(ctx, http.MethodDelete, "/attachments", a, nil)
+}
+
 // AddFault plays f from now on and returns it with its ID.
 func (c *Client) AddFault(ctx context.Context, f fault.Fault) (fault.Fault, error) {
 	return addOne(ctx, c, "/faults", f)
@@ -148,6 +198,12 @@ func (c *Client) RemoveFault(ctx context.Context, id string) error {
 // Journal returns the kept entries above seq.
 func (c *Client) Journal(ctx context.Context, seq uint64) ([]journal.Entry, error) {
 	return c.entries(ctx, seq, 0)
+}
+
+// Counts returns how many requests of each kind there were since the start.
+func (c *Client) Counts(ctx context.Context) ([]journal.Count, error) {
+	var counts []journal.Count
+	return counts, c.do(ctx, http.MethodGet, "/counts", nil, &counts)
 }
 
 // Wait returns the first kept or future entry above seq that match accepts. It

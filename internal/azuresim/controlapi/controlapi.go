@@ -20,6 +20,8 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/fault"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
 )
 
@@ -34,6 +36,7 @@ type Server struct {
 	State   *state.State
 	Journal *journal.Journal
 	Faults  *fault.Set
+	Burst   func(model.Burst) (model.BurstResult, error) // see [arm.Server.Burst]
 	CertPEM []byte
 	Log     *slog.Logger
 }
@@ -58,6 +61,12 @@ func (s *Server) Handler() http.Handler {
 		"GET /state":                   func(*http.Request, []byte) (any, error) { return s.State.Snapshot(), nil },
 		"PUT /state":                   s.replace,
 		"POST /state":                  s.add,
+		"GET /settings":                func(*http.Request, []byte) (any, error) { return s.State.Settings(), nil },
+		"PUT /settings":                s.behave,
+		"POST /bursts":                 s.burst,
+		"POST /deletions":              s.delete,
+		"POST /poison":                 one(s, func(d *model.Document) *[]poison.Poison { return &d.Poison }),
+		"DELETE /poison":               s.cure,
 		"POST /identities":             one(s, func(d *model.Document) *[]model.Identity { return &d.Identities }),
 		"POST /applications":           one(s, func(d *model.Document) *[]model.Application { return &d.Applications }),
 		"POST /scaleSets":              one(s, func(d *model.Document) *[]model.ScaleSet { return &d.ScaleSets }),
@@ -67,12 +76,14 @@ func (s *Server) Handler() http.Handler {
 		"POST /vaults":                 one(s, func(d *model.Document) *[]model.Vault { return &d.Vaults }),
 		"POST /storageAccounts":        one(s, func(d *model.Document) *[]model.StorageAccount { return &d.StorageAccounts }),
 		"POST /vaults/{vault}/secrets": s.putSecret,
-		"POST /attachments":            s.attach,
+		"POST /attachments":            attachment(s.State.Attach),
+		"DELETE /attachments":          attachment(s.State.Detach),
 		"GET /faults":                  func(*http.Request, []byte) (any, error) { return nonNil(s.Faults.List()), nil },
 		"POST /faults":                 s.addFault,
 		"DELETE /faults":               s.clearFaults,
 		"DELETE /faults/{id}":          s.removeFault,
 		"GET /journal":                 s.journal,
+		"GET /counts":                  func(*http.Request, []byte) (any, error) { return s.Journal.Counts(), nil },
 	} {
 		mux.Handle(pattern, s.serve(serve))
 	}
@@ -166,12 +177,48 @@ func (s *Server) putSecret(r *http.Request, body []byte) (any, error) {
 	return s.State.PutSecret(r.PathValue("vault"), secret)
 }
 
-func (s *Server) attach(_ *http.Request, body []byte) (any, error) {
-	var a model.Attachment
-	if err := model.Decode(body, &a); err != nil {
+// attachment serves what an operator does to an identity on a resource.
+func attachment(change func(model.Attachment) (model.Resource, error)) endpoint {
+	return func(_ *http.Request, body []byte) (any, error) {
+		var a model.Attachment
+		if err := model.Decode(body, &a); err != nil {
+			return nil, err
+		}
+		return change(a)
+	}
+}
+
+func (s *Server) behave(_ *http.Request, body []byte) (any, error) {
+	var as settings.Settings
+	if err := model.Decode(body, &as); err != nil {
 		return nil, err
 	}
-	return s.State.Attach(a)
+	return as, s.State.Behave(as)
+}
+
+func (s *Server) burst(_ *http.Request, body []byte) (any, error) {
+	var b model.Burst
+	if err := model.Decode(body, &b); err != nil {
+		return nil, err
+	}
+	return s.Burst(b)
+}
+
+func (s *Server) delete(_ *http.Request, body []byte) (any, error) {
+	var d model.Deletion
+	if err := model.Decode(body, &d); err != nil {
+		return nil, err
+	}
+	return d, s.State.Delete(d)
+}
+
+// cure ends the poison whose identity the body names.
+func (s *Server) cure(_ *http.Request, body []byte) (any, error) {
+	var p poison.Poison
+	if err := model.Decode(body, &p); err != nil {
+		return nil, err
+	}
+	return p, s.State.Cure(p.Identity)
 }
 
 func (s *Server) addFault(_ *http.Request, body []byte) (any, error) {

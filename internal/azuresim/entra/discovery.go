@@ -75,7 +75,7 @@ type openIDBody struct {
 func (s *Server) openID(tenant string, v2 bool) func(*wire.Call) (wire.Reply, error) {
 	base := "https://" + Host + "/" + tenant
 	body := openIDBody{
-		AuthMethods:   []string{"client_secret_post"},
+		AuthMethods:   []string{"client_secret_post", "private_key_jwt"},
 		ResponseModes: []string{"query", "fragment", "form_post"}, SubjectTypes: []string{"pairwise"},
 		SigningAlgorithms: []string{"RS256"}, ResponseTypes: []string{"code"}, Scopes: []string{"openid", "profile", "email", "offline_access"},
 		CloudInstance: "microsoftonline.com",

@@ -1,9 +1,8 @@
 // Package entra answers as the Microsoft identity platform of the simulated
 // tenant: discovery documents, the signing keys, and the token endpoint for
-// client credentials with a secret.
+// client credentials with a secret or with a certificate.
 //
-// Client assertions (certificates, federated credentials) are not there yet and
-// are refused as unexpected. It must not know
+// Federated credentials are not there yet and are refused. It must not know
 // which application exists: that is the state's.
 package entra
 

@@ -48,7 +48,7 @@ func (s *Server) token(call *wire.Call) (wire.Reply, error) {
 // fields are the form fields of the client credentials grant. claims and
 // client_info are what MSAL sends beside it; they do not change the answer.
 func fields() []string {
-	return []string{"client_id", "scope", "grant_type", "client_secret", "claims", "client_info"}
+	return []string{"client_id", "scope", "grant_type", "client_secret", "client_assertion", "client_assertion_type", "claims", "client_info"}
 }
 
 func (s *Server) form(call *wire.Call) (url.Values, error) {
@@ -92,6 +92,9 @@ func (s *Server) client(form url.Values) (state.Principal, error) {
 		return principal, wire.Refuse(http.StatusBadRequest, "unauthorized_client",
 			"AADSTS700016: Application with identifier '%s' was not found in the directory '%s'. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You may have sent your authentication request to the wrong tenant.",
 			clientID, s.State.Tenant())
+	}
+	if form.Has("client_assertion") {
+		return s.byCertificate(principal, form)
 	}
 	secret := model.Secret(form.Get("client_secret"))
 	if secret == "" {

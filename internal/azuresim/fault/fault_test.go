@@ -111,6 +111,24 @@ func TestFaultsArePlayedInOrderAndAsOftenAsAsked(t *testing.T) {
 	}
 }
 
+func TestFaultLastsAsLongAsItSays(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	set := fault.Set{Now: func() time.Time { return now }, Compress: func(d time.Duration) time.Duration { return d / 10 }}
+	if _, err := set.Add(fault.Updating("n1", 410, 70*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	request := fault.Request{Surface: "imds", Node: "n1"}
+	for _, step := range []struct {
+		after time.Duration
+		want  bool
+	}{{0, true}, {6999 * time.Millisecond, true}, {time.Millisecond, false}} {
+		now = now.Add(step.after)
+		if _, got := set.Take(request); got != step.want {
+			t.Errorf("%s later: played %v, want %v", step.after, got, step.want)
+		}
+	}
+}
+
 func TestInvalidFaultsAreRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault fault.Fault
@@ -119,9 +137,13 @@ func TestInvalidFaultsAreRefused(t *testing.T) {
 		"nothing to do":        {fault.Fault{}, "does nothing"},
 		"no error":             {fault.Fault{Response: fault.Response{Status: 200}}, "not an error"},
 		"negative times":       {fault.Fault{Times: -1, Response: fault.Response{Drop: true}}, "times"},
+		"negative time to go":  {fault.Fault{For: -1, Response: fault.Response{Drop: true}}, "for must not be"},
 		"negative delay":       {fault.Fault{Response: fault.Response{Delay: -1, Drop: true}}, "delay"},
 		"drop with a status":   {fault.Fault{Response: fault.Response{Drop: true, Status: 500}}, "choose one"},
 		"operation of no ARM":  {fault.Fault{Match: fault.Match{Surface: "imds"}, Response: fault.Response{FailOperation: true}}, "surface: arm"},
+		"negative latency":     {fault.Fault{Match: fault.Match{Surface: "arm"}, Response: fault.Response{OperationLatency: -1}}, "operationLatency"},
+		"lost answer, dropped": {fault.Fault{Response: fault.Response{LoseAnswer: true, Drop: true}}, "choose one"},
+		"lost operation":       {fault.Fault{Response: fault.Response{LoseOperation: true}}, "surface: arm"},
 		"operation and status": {fault.Fault{Match: fault.Match{Surface: "arm"}, Response: fault.Response{FailOperation: true, Status: 500}}, "choose one"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,8 +4,7 @@
 // Which node is asked follows from the source address, as it does on the wire:
 // whatever reaches IMDS from a VM, or from a pod on it, gets the VM's
 // identities. It must not know NMI, or answer anything that Azure would not.
-// Other routes below /metadata are not there. The limits of 20
-// requests a second and 5 at once are not simulated yet: a fault can answer 429.
+// Other routes below /metadata are not there.
 package imds
 
 import (
@@ -14,17 +13,26 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/throttle"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/token"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/wire"
 )
 
-// Server is the IMDS of all nodes.
+// Server is the IMDS of all nodes. Make one with [New].
 type Server struct {
-	State  *state.State
-	Tokens *token.Issuer
+	state  *state.State
+	tokens *token.Issuer
+	gate   *throttle.Gate
+	cache  *tokenCache
+}
+
+// New returns the IMDS of all nodes of the state, on a clock.
+func New(s *state.State, tokens *token.Issuer, now func() time.Time) *Server {
+	return &Server{state: s, tokens: tokens, gate: throttle.NewGate(now), cache: newTokenCache(now)}
 }
 
 // The routes, in lower case: IMDS compares paths without case.
@@ -54,6 +62,9 @@ type instanceError struct {
 }
 
 func render(call *wire.Call, e *wire.Error) any {
+	if e.Code == "" && e.Message == "" {
+		e.Code, e.Message = usual(e.Status)
+	}
 	if isIdentity(call) {
 		return tokenError{e.Code, e.Message}
 	}
@@ -64,12 +75,25 @@ func render(call *wire.Call, e *wire.Error) any {
 	return body
 }
 
+// usual is what a status is about that a fault gives no words for.
+func usual(status int) (code, message string) {
+	switch status {
+	case http.StatusNotFound:
+		return "not_found", "The metadata service is being updated."
+	case http.StatusGone:
+		return "gone", "The metadata service is being updated. Try again within 70 seconds."
+	case http.StatusTooManyRequests:
+		return "invalid_request", throttled
+	}
+	return "server_error", "The metadata service failed."
+}
+
 func isIdentity(call *wire.Call) bool {
 	return strings.HasPrefix(strings.ToLower(call.URL.Path), "/metadata/identity")
 }
 
 func (s *Server) serve(call *wire.Call) (wire.Reply, error) {
-	node, ok := s.State.NodeAt(call.Entry.Remote)
+	node, ok := s.state.NodeAt(call.Entry.Remote)
 	if !ok {
 		return wire.Reply{}, wire.Unexpected(http.StatusNotFound, "not_found", "No node has the source address %s.", call.Entry.Remote)
 	}
@@ -77,8 +101,16 @@ func (s *Server) serve(call *wire.Call) (wire.Reply, error) {
 	if err != nil {
 		return wire.Reply{}, err
 	}
+	leave, err := s.enter(call, node.Name)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	defer leave()
 	if err := checkHeaders(call); err != nil {
 		return wire.Reply{}, err
+	}
+	if !call.Pause(s.state.IMDSLatency()) {
+		return wire.Reply{}, wire.ErrGone
 	}
 	return serve(call, node)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
@@ -88,6 +89,9 @@ func describe(node state.NodeInfo) (computeBody, error) {
 	if node.Kind == state.TypeScaleSet {
 		body.Name, body.VMScaleSetName = fmt.Sprintf("%s_%d", id.Name(), node.Instance), id.Name()
 		body.ResourceID = fmt.Sprintf("%s/virtualMachines/%d", node.Resource, node.Instance)
+	}
+	if node.PartOf != "" {
+		body.VMScaleSetName = node.PartOf[strings.LastIndexByte(node.PartOf, '/')+1:]
 	}
 	return body, nil
 }

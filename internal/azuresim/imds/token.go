@@ -42,18 +42,24 @@ func (s *Server) token(call *wire.Call, node state.NodeInfo) (wire.Reply, error)
 	call.Entry.Resource = resource
 	if !token.ValidResource(resource) {
 		return wire.Reply{}, wire.Refuse(http.StatusBadRequest, "invalid_resource",
-			"AADSTS500011: The resource principal named %s was not found in the tenant named %s.", resource, s.State.Tenant())
+			"AADSTS500011: The resource principal named %s was not found in the tenant named %s.", resource, s.state.Tenant())
 	}
 	selector, err := selectorOf(values)
 	if err != nil {
 		return wire.Reply{}, err
 	}
-	principal, err := s.State.IdentityAt(node.Name, selector)
+	principal, err := s.state.IdentityAt(node.Name, selector)
 	if err != nil {
 		return wire.Reply{}, refusal(err)
 	}
 	call.Entry.Principal = principal.ObjectID
-	minted, err := s.Tokens.Mint(s.State.Tenant(), principal, resource)
+	mint := func() (token.Token, error) { return s.tokens.Mint(s.state.Tenant(), principal, resource) }
+	var minted token.Token
+	if s.state.Settings().IMDS.TokenCache {
+		minted, err = s.cache.get(cacheKey{node.Name, principal.ObjectID, resource}, values.Get("bypass_cache") == "true", mint)
+	} else {
+		minted, err = mint()
+	}
 	if err != nil {
 		return wire.Reply{}, err
 	}

@@ -49,6 +49,13 @@ type Entry struct {
 	Unexpected bool   `json:"unexpected,omitempty"`
 	Detail     string `json:"detail,omitempty"`
 
+	// Throttle is set where a limit refused the request.
+	Throttle *Throttle `json:"throttle,omitempty"`
+
+	// InFlight is how many requests for tokens the node's IMDS had before it at
+	// once, this one among them.
+	InFlight int `json:"inFlight,omitempty"`
+
 	// Principal is the object ID that asked (ARM, Key Vault, Storage) or was given a
 	// token (IMDS, Entra); Resource what the token was for.
 	Principal string `json:"principal,omitempty"`
@@ -60,6 +67,22 @@ type Entry struct {
 	IfMatch string   `json:"ifMatch,omitempty"`
 }
 
+// Throttle is a refusal for having asked too much.
+type Throttle struct {
+	// Bucket is the limit that was reached, as ARM's headers call it.
+	Bucket string `json:"bucket"`
+	// Foreign: without the requests of others there would have been room.
+	Foreign bool `json:"foreign,omitempty"`
+	// Early: the one who asked had been told to wait, and did not.
+	Early bool `json:"early,omitempty"`
+}
+
+// IsOwnFault reports whether whoever asked is to blame for a refusal: it used
+// the limit up itself, or did not wait as it was told.
+func (e Entry) IsOwnFault() bool {
+	return e.Throttle != nil && (!e.Throttle.Foreign || e.Throttle.Early)
+}
+
 // String is the entry on one line, for a test's failure message.
 func (e Entry) String() string {
 	line := fmt.Sprintf("#%d %s %s %s%s", e.Seq, e.Surface, e.Method, e.Host, e.Path)
@@ -69,6 +92,9 @@ func (e Entry) String() string {
 	line += fmt.Sprintf(" from %s %s: %d", e.Remote, e.Node, e.Status)
 	if e.Code != "" {
 		line += " " + e.Code
+	}
+	if e.Throttle != nil {
+		line += fmt.Sprintf(" %+v", *e.Throttle)
 	}
 	if e.Detail != "" {
 		line += " (" + e.Detail + ")"
@@ -84,6 +110,7 @@ type Journal struct {
 	mu      sync.Mutex // protects all following fields
 	seq     uint64
 	entries []Entry
+	counts  map[Count]int // of all that was ever recorded; N is 0 in the keys
 	changed chan struct{} // closed and replaced by each Record
 }
 
@@ -93,7 +120,7 @@ func New(limit int, now func() time.Time) *Journal {
 	if limit <= 0 {
 		limit = DefaultLimit
 	}
-	return &Journal{now: now, limit: limit, changed: make(chan struct{})}
+	return &Journal{now: now, limit: limit, counts: map[Count]int{}, changed: make(chan struct{})}
 }
 
 // Record appends e with the next sequence number, which begins at 1, and the
@@ -102,6 +129,7 @@ func (j *Journal) Record(e Entry) Entry {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.seq++
+	j.counts[countOf(e)]++
 	e.Seq, e.Time = j.seq, j.now()
 	if len(j.entries) == j.limit {
 		j.entries = slices.Delete(j.entries, 0, max(1, j.limit/10))

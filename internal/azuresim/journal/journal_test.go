@@ -112,3 +112,34 @@ func TestEntryOnOneLine(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+func TestCountsOutliveTheEntries(t *testing.T) {
+	j := journal.New(1, time.Now)
+	for range 3 {
+		j.Record(journal.Entry{Surface: journal.IMDS, Node: "n", Method: "GET", Status: 200})
+	}
+	j.Record(journal.Entry{Surface: journal.ARM, Method: "PATCH", Status: 429, Throttle: &journal.Throttle{Bucket: "Update"}})
+	want := []journal.Count{
+		{Surface: "arm", Method: "PATCH", Status: 429, Throttle: "Update", N: 1},
+		{Surface: "imds", Node: "n", Method: "GET", Status: 200, N: 3},
+	}
+	if diff := cmp.Diff(want, j.Counts()); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+}
+
+func TestOwnFault(t *testing.T) {
+	for name, test := range map[string]struct {
+		throttle *journal.Throttle
+		want     bool
+	}{
+		"not refused":                   {nil, false},
+		"it used the limit up":          {&journal.Throttle{Bucket: "b"}, true},
+		"others used it up":             {&journal.Throttle{Bucket: "b", Foreign: true}, false},
+		"others did, but it came early": {&journal.Throttle{Bucket: "b", Foreign: true, Early: true}, true},
+	} {
+		if got := (journal.Entry{Throttle: test.throttle}).IsOwnFault(); got != test.want {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+}

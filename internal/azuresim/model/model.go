@@ -15,21 +15,27 @@ import (
 	"net/netip"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 // Document is the whole simulated Azure. Subscriptions and resource groups need
 // no entry: they exist as soon as an ID names them.
 type Document struct {
 	// Tenant is the GUID of the one tenant; empty keeps the present one.
-	Tenant          string           `json:"tenant,omitempty"`
-	Identities      []Identity       `json:"identities,omitempty"`
-	Applications    []Application    `json:"applications,omitempty"`
-	ScaleSets       []ScaleSet       `json:"scaleSets,omitempty"`
-	VirtualMachines []VirtualMachine `json:"virtualMachines,omitempty"`
-	Nodes           []Node           `json:"nodes,omitempty"`
-	RoleAssignments []RoleAssignment `json:"roleAssignments,omitempty"`
-	Vaults          []Vault          `json:"vaults,omitempty"`
-	StorageAccounts []StorageAccount `json:"storageAccounts,omitempty"`
+	Tenant string `json:"tenant,omitempty"`
+	// Settings say how Azure behaves; nil keeps the present ones.
+	Settings        *settings.Settings `json:"settings,omitempty"`
+	Identities      []Identity         `json:"identities,omitempty"`
+	Poison          []poison.Poison    `json:"poison,omitempty"` // identities that ARM refuses
+	Applications    []Application      `json:"applications,omitempty"`
+	ScaleSets       []ScaleSet         `json:"scaleSets,omitempty"`
+	VirtualMachines []VirtualMachine   `json:"virtualMachines,omitempty"`
+	Nodes           []Node             `json:"nodes,omitempty"`
+	RoleAssignments []RoleAssignment   `json:"roleAssignments,omitempty"`
+	Vaults          []Vault            `json:"vaults,omitempty"`
+	StorageAccounts []StorageAccount   `json:"storageAccounts,omitempty"`
 }
 
 // Identity is a user-assigned managed identity.
@@ -45,6 +51,8 @@ type Application struct {
 	ClientID    string   `json:"clientID,omitempty"`    // empty: a new one
 	PrincipalID string   `json:"principalID,omitempty"` // object ID of the service principal; empty: a new one
 	Secrets     []Secret `json:"secrets,omitempty"`     // empty entries when read
+	// Certificates are those that the application may sign with, in PEM.
+	Certificates []string `json:"certificates,omitempty"`
 }
 
 // Resource is a compute resource that carries managed identities.
@@ -53,8 +61,19 @@ type Resource struct {
 	Location string `json:"location,omitempty"` // empty: westeurope
 	// SystemAssigned is the resource's own identity, or nil.
 	SystemAssigned *SystemAssigned `json:"systemAssigned,omitempty"`
-	// UserAssigned holds the ARM IDs of the attached identities.
-	UserAssigned []string `json:"userAssigned,omitempty"`
+	// UserAssigned holds the ARM IDs of the attached identities. NullPrincipals
+	// are those of them that were deleted since, and perhaps made again: ARM shows
+	// them without IDs and IMDS does not know them.
+	UserAssigned   []string `json:"userAssigned,omitempty"`
+	NullPrincipals []string `json:"nullPrincipals,omitempty"`
+	// OrchestrationMode is a scale set's: Uniform, if empty, or Flexible. The
+	// identities of a Flexible one's instances are their own.
+	OrchestrationMode string `json:"orchestrationMode,omitempty"`
+	// ScaleSet is the ARM ID of the Flexible scale set that a virtual machine is an
+	// instance of.
+	ScaleSet string `json:"scaleSet,omitempty"`
+	// Deleting: its deletion has begun; ARM refuses to change it.
+	Deleting bool `json:"deleting,omitempty"`
 
 	// Set by the simulator; ignored when a document is loaded.
 	ETag              string `json:"etag,omitempty"`
@@ -63,10 +82,10 @@ type Resource struct {
 
 // The kinds of resources differ by their ID alone.
 type (
-	// ScaleSet is a virtual machine scale set in Uniform mode.
+	// ScaleSet is a virtual machine scale set.
 	ScaleSet = Resource
 	// VirtualMachine is a virtual machine with identities of its own. A Flexible
-	// scale set's are such.
+	// scale set's instances are such.
 	VirtualMachine = Resource
 )
 
@@ -135,6 +154,36 @@ type Attachment struct {
 	ScaleSet string `json:"scaleSet,omitempty"` // ARM ID
 	VM       string `json:"vm,omitempty"`       // ARM ID
 	Identity string `json:"identity"`
+}
+
+// Deletion removes one thing: exactly one of the IDs is set.
+type Deletion struct {
+	// Identity is the ARM ID of a user-assigned identity. Whatever it is attached
+	// to keeps an entry with a null principal, also when an identity of that name
+	// is made again.
+	Identity string `json:"identity,omitempty"`
+	ScaleSet string `json:"scaleSet,omitempty"` // ARM ID; its nodes go with it
+	VM       string `json:"vm,omitempty"`       // ARM ID
+	// Begin only begins the deletion of a scale set or virtual machine: ARM shows
+	// it as Deleting and refuses to change it.
+	Begin bool `json:"begin,omitempty"`
+}
+
+// Burst asks for a resource many times at once, as another client of the
+// subscription would. Exactly one of ScaleSet and VM is set.
+type Burst struct {
+	ScaleSet string `json:"scaleSet,omitempty"` // ARM ID
+	VM       string `json:"vm,omitempty"`       // ARM ID
+	Verb     string `json:"verb"`               // get or update
+	Requests int    `json:"requests"`
+	// OnlySubscription spares the resource's own bucket, as requests for other
+	// resources would.
+	OnlySubscription bool `json:"onlySubscription,omitempty"`
+}
+
+// BurstResult is how many tokens are left in the buckets, by name.
+type BurstResult struct {
+	Left map[string]int `json:"left"`
 }
 
 // Secret is a value that never shows in a log or an error. Its JSON is the value

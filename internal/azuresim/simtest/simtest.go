@@ -38,17 +38,23 @@ type Sim struct {
 //nolint:gochecknoglobals // set once, and the same for all
 var signingKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
+// SigningKey returns a key that all tests of a binary share.
+func SigningKey(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	key, err := signingKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
 // Start runs a simulator. When the test ends it is stopped, and every unexpected
 // entry in its journal fails the test. Without a signing key in config it shares
 // one with the other tests.
 func Start(t *testing.T, config azuresim.Config) *Sim {
 	t.Helper()
 	if config.SigningKey == nil {
-		key, err := signingKey()
-		if err != nil {
-			t.Fatal(err)
-		}
-		config.SigningKey = key
+		config.SigningKey = SigningKey(t)
 	}
 	sim, err := azuresim.New(config)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
 )
 
 // ErrNotFound is wrapped by errors about a thing that a call names and that is
@@ -12,6 +14,9 @@ var ErrNotFound = errors.New("not found")
 
 // ErrInvalid is wrapped by errors about a document or call that cannot be right.
 var ErrInvalid = errors.New("invalid")
+
+// ErrDeleting is wrapped by errors about a resource whose deletion has begun.
+var ErrDeleting = errors.New("it is being deleted")
 
 // ErrBusy is wrapped by errors about a resource with an operation running.
 var ErrBusy = errors.New("another operation is in progress")
@@ -47,6 +52,15 @@ type MissingIdentityError struct {
 
 func (e *MissingIdentityError) Error() string {
 	return "no identity " + strings.Join(e.IDs, ", ")
+}
+
+// PoisonError says that ARM refuses identities because it was told to.
+type PoisonError struct {
+	poison.Refusal
+}
+
+func (e *PoisonError) Error() string {
+	return e.Kind + " of " + strings.Join(e.IDs, ", ")
 }
 
 // PreconditionError says that If-Match names another version than the present.

@@ -30,6 +30,7 @@ func (t *tables) add(doc model.Document, now time.Time) error {
 	}
 	return firstError(
 		each("identity", doc.Identities, t.addIdentity),
+		each("poison", doc.Poison, t.addPoison),
 		each("application", doc.Applications, t.addApplication),
 		each("scale set", doc.ScaleSets, func(m model.ScaleSet) error { return t.addResource(m, TypeScaleSet) }),
 		each("virtual machine", doc.VirtualMachines, func(m model.VirtualMachine) error { return t.addResource(m, TypeVirtualMachine) }),
@@ -94,7 +95,13 @@ func (t *tables) addApplication(m model.Application) error {
 			return invalid("application %q is there already", name)
 		}
 	}
-	t.applications[clientID] = &application{name: name, clientID: clientID, principalID: principalID, secrets: slices.Clone(m.Secrets)}
+	certificates, err := readCertificates(m.Certificates)
+	if err != nil {
+		return err
+	}
+	t.applications[clientID] = &application{
+		name: name, clientID: clientID, principalID: principalID, secrets: slices.Clone(m.Secrets), certificates: certificates,
+	}
 	return nil
 }
 
@@ -118,18 +125,82 @@ func (t *tables) addResource(m model.Resource, kind string) error {
 		}
 		v.shown.system = &model.SystemAssigned{ClientID: clientID, PrincipalID: principalID}
 	}
+	if err := firstError(func() error { return t.attachAll(v, m) }, func() error { return t.arrange(v, m) }); err != nil {
+		return err
+	}
+	v.usable = v.shown.clone()
+	t.resources[id] = v
+	return nil
+}
+
+// gone is the principal of an identity that was deleted.
+const gone = "gone"
+
+func (t *tables) attachAll(v *resource, m model.Resource) error {
+	null := map[armid.ID]bool{}
+	for _, s := range m.NullPrincipals {
+		user, err := armid.ParseUserAssigned(s)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		null[user] = true
+	}
 	for _, s := range m.UserAssigned {
 		user, err := armid.ParseUserAssigned(s)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
-		if _, ok := t.identities[user]; !ok {
+		on := attached{spelling: armSpelling(s), principal: gone}
+		if identity, ok := t.identities[user]; ok && !null[user] {
+			on.principal = identity.PrincipalID
+		} else if !null[user] {
 			return invalid("%s has the identity %s, which is not there: add it first", m.ID, s)
 		}
-		v.shown.user[user] = armSpelling(s)
+		v.shown.user[user] = on
 	}
-	v.usable = v.shown.clone()
-	t.resources[id] = v
+	for user := range null {
+		if _, ok := v.shown.user[user]; !ok {
+			return invalid("%s has the null principal %s, which is not among its userAssigned", m.ID, user)
+		}
+	}
+	return nil
+}
+
+// arrange says what a scale set's instances are, or which one's a virtual machine
+// is.
+func (t *tables) arrange(v *resource, m model.Resource) error {
+	if v.kind == TypeVirtualMachine {
+		return t.joinScaleSet(v, m)
+	}
+	if m.ScaleSet != "" {
+		return invalid("%s names a scale set, and is one", m.ID)
+	}
+	switch m.OrchestrationMode {
+	case "", Uniform:
+		v.mode = Uniform
+	case Flexible:
+		v.mode = Flexible
+	default:
+		return invalid("orchestrationMode of %s is %q: want Uniform or Flexible", m.ID, m.OrchestrationMode)
+	}
+	return nil
+}
+
+func (t *tables) joinScaleSet(v *resource, m model.Resource) error {
+	if m.OrchestrationMode != "" {
+		return invalid("%s has the orchestrationMode %q, and is no scale set", m.ID, m.OrchestrationMode)
+	}
+	if m.ScaleSet == "" {
+		return nil
+	}
+	set, err := t.resource(m.ScaleSet, TypeScaleSet)
+	if err != nil {
+		return err
+	}
+	if set.mode != Flexible {
+		return invalid("%s is an instance of %s, which is not Flexible: add it as a node of the scale set", m.ID, m.ScaleSet)
+	}
+	v.partOf = set.spelling
 	return nil
 }
 
@@ -178,6 +249,9 @@ func (t *tables) addNode(m model.Node) error {
 
 // checkPlace refuses a place where no second node can be, or none at all.
 func (t *tables) checkPlace(m model.Node, v *resource) error {
+	if v.mode == Flexible {
+		return invalid("node %q is an instance of a Flexible scale set: name its virtual machine with vm", m.Name)
+	}
 	if v.kind == TypeVirtualMachine && m.Instance != 0 {
 		return invalid("node %q has the instance number %d, and is a virtual machine of its own", m.Name, m.Instance)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
 )
 
 // The types of an identity block, as ARM spells them.
@@ -31,7 +32,14 @@ type IdentityPatch struct {
 	Type      string   // one of the types above
 	Add       map[armid.ID]string
 	Remove    map[armid.ID]string // both → the spelling of the client
-	Fail      *Failure            // set: the operation is accepted and then fails
+	Fate      Fate
+}
+
+// Fate is what becomes of an operation, other than that it succeeds in its time.
+type Fate struct {
+	Fail    *Failure      // it fails
+	Lost    bool          // ARM forgets its URL; it goes on
+	Latency time.Duration // how long it runs; 0: as the settings say
 }
 
 // PatchIdentity starts the operation that p asks for, checking in ARM's order:
@@ -48,11 +56,33 @@ func (s *State) PatchIdentity(p IdentityPatch) (Resource, Operation, error) {
 		return Resource{}, Operation{}, err
 	}
 	v.shown = p.apply(v.shown)
+	s.t.enlist(v.shown)
 	v.version++
 	v.state = Updating
-	op := s.t.start(v, now, s.latency)
-	op.failure = p.Fail
+	latency := s.latency(v.kind)
+	if p.Fate.Latency != 0 {
+		latency = s.settings.Compress(p.Fate.Latency)
+	}
+	op := s.t.start(v, now, latency)
+	op.principal, op.lost, op.failure = p.Principal, p.Fate.Lost, p.Fate.Fail
+	if refusal := s.t.refusal(p, poison.InOperation); refusal != nil && op.failure == nil {
+		op.failure = &Failure{Refusal: refusal}
+	}
 	return s.t.view(v), op.view(), nil
+}
+
+// enlist binds the entries that have just come to the identities of their names.
+func (t *tables) enlist(b identityBlock) {
+	for id, on := range b.user {
+		if on.principal != "" {
+			continue
+		}
+		on.principal = gone
+		if identity, ok := t.identities[id]; ok {
+			on.principal = identity.PrincipalID
+		}
+		b.user[id] = on
+	}
 }
 
 func (t *tables) start(v *resource, now time.Time, latency time.Duration) *operation {
@@ -73,6 +103,9 @@ func (t *tables) admit(p IdentityPatch) (*resource, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, p.Resource)
 	}
+	if v.deleting {
+		return nil, fmt.Errorf("%w: %s", ErrDeleting, v.spelling)
+	}
 	if err := t.admitIdentities(p, v); err != nil {
 		return nil, err
 	}
@@ -91,7 +124,7 @@ func (t *tables) admitIdentities(p IdentityPatch, v *resource) error {
 		if t.authorize(p.Principal, actionAssign, id.String()) != nil {
 			forbidden = append(forbidden, armSpelling(spelling))
 		}
-		if _, ok := t.identities[id]; !ok {
+		if _, ok := t.identities[id]; !ok && !t.poison[id].IsActive() {
 			missing = append(missing, armSpelling(spelling))
 		}
 	}
@@ -105,6 +138,9 @@ func (t *tables) admitIdentities(p IdentityPatch, v *resource) error {
 	}
 	if len(missing) > 0 {
 		return &MissingIdentityError{IDs: missing}
+	}
+	if refusal := t.refusal(p, poison.InRequest); refusal != nil {
+		return &PoisonError{Refusal: *refusal}
 	}
 	return nil
 }
@@ -135,7 +171,7 @@ func (p IdentityPatch) check(present identityBlock) error {
 // apply returns the block that p makes of present. It is pure but for a new
 // system-assigned identity's GUIDs.
 func (p IdentityPatch) apply(present identityBlock) identityBlock {
-	next := identityBlock{user: map[armid.ID]string{}}
+	next := identityBlock{user: map[armid.ID]attached{}}
 	if p.Type == TypeSystemAssigned || p.Type == TypeBoth {
 		next.system = present.system
 		if next.system == nil {
@@ -145,14 +181,14 @@ func (p IdentityPatch) apply(present identityBlock) identityBlock {
 	if p.Type == TypeNone || p.Type == TypeSystemAssigned {
 		return next
 	}
-	for id, spelling := range present.user {
-		if _, gone := p.Remove[id]; !gone {
-			next.user[id] = spelling
+	for id, on := range present.user {
+		if _, removed := p.Remove[id]; !removed {
+			next.user[id] = on
 		}
 	}
 	for id, spelling := range p.Add {
 		if _, kept := next.user[id]; !kept {
-			next.user[id] = armSpelling(spelling)
+			next.user[id] = attached{spelling: armSpelling(spelling)}
 		}
 	}
 	return next

@@ -15,6 +15,8 @@ type Principal struct {
 	// ResourceID is the ARM ID of a managed identity, or of the resource whose
 	// system-assigned identity this is; empty for an application.
 	ResourceID string
+	// ByCertificate says that an application proved itself with one.
+	ByCertificate bool
 }
 
 // NodeInfo is a node as its IMDS describes it.
@@ -23,7 +25,8 @@ type NodeInfo struct {
 	Resource string // ARM ID of the scale set that it is an instance of, or of its own virtual machine
 	Kind     string // [TypeScaleSet] or [TypeVirtualMachine]
 	Location string
-	Instance int // in the scale set
+	Instance int    // in the scale set
+	PartOf   string // the Flexible scale set of a virtual machine
 	VMID     string
 }
 
@@ -81,7 +84,7 @@ func (s *State) NodeAt(addr netip.Addr) (NodeInfo, bool) {
 
 func (n *node) info() NodeInfo {
 	return NodeInfo{
-		Name: n.name, Resource: n.resource.spelling, Kind: n.resource.kind, Location: n.resource.location, Instance: n.instance, VMID: n.vmID,
+		Name: n.name, Resource: n.resource.spelling, Kind: n.resource.kind, Location: n.resource.location, Instance: n.instance, VMID: n.vmID, PartOf: n.resource.partOf,
 	}
 }
 
@@ -115,9 +118,9 @@ func (t *tables) usableOn(v *resource) []Principal {
 	if v.usable.system != nil {
 		attached = append(attached, systemPrincipal(v, v.usable.system))
 	}
-	for id := range v.usable.user {
-		if identity, ok := t.identities[id]; ok {
-			attached = append(attached, identity.principal())
+	for id, on := range v.usable.user {
+		if t.isCurrent(id, on) {
+			attached = append(attached, t.identities[id].principal())
 		}
 	}
 	return attached

@@ -13,6 +13,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
 )
 
 // The states of a resource and of an operation, as ARM spells them.
@@ -20,6 +21,7 @@ const (
 	Succeeded  = "Succeeded"
 	Failed     = "Failed"
 	Updating   = "Updating"
+	Deleting   = "Deleting"
 	InProgress = "InProgress"
 )
 
@@ -27,6 +29,12 @@ const (
 const (
 	TypeScaleSet       = "Microsoft.Compute/virtualMachineScaleSets"
 	TypeVirtualMachine = "Microsoft.Compute/virtualMachines"
+)
+
+// The orchestration modes of a scale set, as ARM spells them.
+const (
+	Uniform  = "Uniform"
+	Flexible = "Flexible"
 )
 
 // ResourceType returns the type of a compute resource as ARM spells it, or "" for
@@ -49,8 +57,11 @@ type resource struct {
 	spelling  string // the ID as it was created
 	uniqueID  string
 	location  string
+	mode      string // orchestration mode of a scale set
+	partOf    string // ID of the Flexible scale set that a virtual machine is an instance of
 	version   int
 	state     string
+	deleting  bool
 	shown     identityBlock
 	usable    identityBlock
 	operation *operation // while one runs
@@ -58,7 +69,14 @@ type resource struct {
 
 type identityBlock struct {
 	system *model.SystemAssigned
-	user   map[armid.ID]string // → the spelling that ARM answers
+	user   map[armid.ID]attached
+}
+
+// attached is an identity on a resource. It is the one that was there when it was
+// attached: one that is made again under its name is another.
+type attached struct {
+	spelling  string // as ARM answers it
+	principal string
 }
 
 func (b identityBlock) clone() identityBlock {
@@ -85,19 +103,45 @@ func newResource(id armid.ID, m model.Resource) *resource {
 	}
 	return &resource{
 		id: id, kind: ResourceType(id), spelling: m.ID, uniqueID: uuid.NewString(), location: location,
-		version: 1, state: Succeeded, shown: identityBlock{user: map[armid.ID]string{}},
+		version: 1, state: Succeeded, deleting: m.Deleting, shown: identityBlock{user: map[armid.ID]attached{}},
 	}
 }
 
 // etag is quoted, as HTTP wants it.
 func (v *resource) etag() string { return strconv.Quote(strconv.Itoa(v.version)) }
 
-func (v *resource) model() model.Resource {
-	return model.Resource{
-		ID: v.spelling, Location: v.location, SystemAssigned: v.shown.system,
-		UserAssigned: slices.Sorted(maps.Values(v.shown.user)),
-		ETag:         v.etag(), ProvisioningState: v.state,
+// provisioningState is what ARM shows.
+func (v *resource) provisioningState() string {
+	if v.deleting {
+		return Deleting
 	}
+	return v.state
+}
+
+// isCurrent reports whether the identity that was attached is still the one of
+// its name.
+func (t *tables) isCurrent(id armid.ID, on attached) bool {
+	present, ok := t.identities[id]
+	return ok && present.PrincipalID == on.principal
+}
+
+func (t *tables) model(v *resource) model.Resource {
+	m := model.Resource{
+		ID: v.spelling, Location: v.location, SystemAssigned: v.shown.system, ScaleSet: v.partOf, Deleting: v.deleting,
+		ETag: v.etag(), ProvisioningState: v.provisioningState(),
+	}
+	if v.mode != Uniform {
+		m.OrchestrationMode = v.mode
+	}
+	for id, on := range v.shown.user {
+		m.UserAssigned = append(m.UserAssigned, on.spelling)
+		if !t.isCurrent(id, on) {
+			m.NullPrincipals = append(m.NullPrincipals, on.spelling)
+		}
+	}
+	slices.Sort(m.UserAssigned)
+	slices.Sort(m.NullPrincipals)
+	return m
 }
 
 // operation is one asynchronous PATCH.
@@ -105,13 +149,17 @@ type operation struct {
 	id, subscription, location string
 	resource                   *resource
 	started, due               time.Time
+	principal                  string   // who started it
 	failure                    *Failure // how it ends; nil: well
+	lost                       bool     // ARM does not know its URL
 	settled                    bool
 }
 
-// Failure is how an operation ends that does not succeed.
+// Failure is how an operation ends that does not succeed: by Code and Message,
+// or by a refusal, about which the surface knows the words.
 type Failure struct {
 	Code, Message string
+	Refusal       *poison.Refusal
 }
 
 // operationsKept is how long ARM still answers for an operation that has ended.
@@ -148,6 +196,8 @@ func (op *operation) end() {
 type Resource struct {
 	ID, Name, Location, UniqueID string
 	Kind                         string // [TypeScaleSet] or [TypeVirtualMachine]
+	Mode                         string // of a scale set
+	PartOf                       string // the Flexible scale set of a virtual machine
 	ETag, ProvisioningState      string
 	Type                         string // of the identity block
 	TenantID                     string
@@ -161,8 +211,12 @@ type Operation struct {
 	Subscription string
 	Location     string
 	Status       string
+	Resource     armid.ID
+	Spelling     string // of the resource's ID
+	Principal    string // object ID of who started it
 	Started      time.Time
-	Ended        time.Time // zero while it runs
+	Runs         time.Duration // from its start to its end
+	Ended        time.Time     // zero while it runs
 	Failure      *Failure
 }
 
@@ -189,14 +243,17 @@ func (s *State) Operation(subscription, location, id string) (Operation, error) 
 	defer s.mu.Unlock()
 	s.t.settle(s.now())
 	op, ok := s.t.operations[id]
-	if !ok || op.subscription != subscription || op.location != location {
+	if !ok || op.lost || op.subscription != subscription || op.location != location {
 		return Operation{}, fmt.Errorf("%w: operation %s", ErrNotFound, id)
 	}
 	return op.view(), nil
 }
 
 func (op *operation) view() Operation {
-	view := Operation{ID: op.id, Subscription: op.subscription, Location: op.location, Status: InProgress, Started: op.started}
+	view := Operation{
+		ID: op.id, Subscription: op.subscription, Location: op.location, Status: InProgress,
+		Resource: op.resource.id, Spelling: op.resource.spelling, Principal: op.principal, Started: op.started, Runs: op.due.Sub(op.started),
+	}
 	if !op.settled {
 		return view
 	}
@@ -210,42 +267,15 @@ func (op *operation) view() Operation {
 func (t *tables) view(v *resource) Resource {
 	view := Resource{
 		ID: v.spelling, Name: lastSegment(v.spelling), Location: v.location, UniqueID: v.uniqueID, Kind: v.kind,
-		ETag: v.etag(), ProvisioningState: v.state, Type: v.shown.typ(), TenantID: t.tenant, System: v.shown.system,
+		Mode: v.mode, PartOf: v.partOf, ETag: v.etag(), ProvisioningState: v.provisioningState(), Type: v.shown.typ(), TenantID: t.tenant, System: v.shown.system,
 	}
-	for id, spelling := range v.shown.user {
-		identity := Identity{ID: id, Spelling: spelling}
-		if present, ok := t.identities[id]; ok {
+	for id, on := range v.shown.user {
+		identity := Identity{ID: id, Spelling: on.spelling}
+		if present := t.identities[id]; t.isCurrent(id, on) {
 			identity.ClientID, identity.PrincipalID = present.ClientID, present.PrincipalID
 		}
 		view.User = append(view.User, identity)
 	}
 	slices.SortFunc(view.User, func(a, b Identity) int { return cmp.Compare(a.Spelling, b.Spelling) })
 	return view
-}
-
-// Attach puts an identity on a resource, for ARM and IMDS at once, as if an
-// operator had done it and Azure had finished. The error wraps [ErrInvalid],
-// [ErrNotFound] or [ErrBusy].
-func (s *State) Attach(a model.Attachment) (model.Resource, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.t.settle(s.now())
-	v, err := s.t.oneOf(a.ScaleSet, a.VM)
-	if err != nil {
-		return model.Resource{}, err
-	}
-	id, err := armid.ParseUserAssigned(a.Identity)
-	if err != nil {
-		return model.Resource{}, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	if _, ok := s.t.identities[id]; !ok {
-		return model.Resource{}, fmt.Errorf("%w: identity %s", ErrNotFound, a.Identity)
-	}
-	if v.operation != nil {
-		return model.Resource{}, fmt.Errorf("%w on %s", ErrBusy, v.spelling)
-	}
-	v.shown.user[id] = armSpelling(a.Identity)
-	v.usable = v.shown.clone()
-	v.version++
-	return v.model(), nil
 }

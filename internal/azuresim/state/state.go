@@ -10,7 +10,9 @@ package state
 
 import (
 	"cmp"
+	"crypto/x509"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,23 +22,26 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/poison"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 // Options are the settings of a [State].
 type Options struct {
 	// Now is the clock; nil: the real one.
 	Now func() time.Time
-	// Latency is how long an ARM operation runs; 0: it has ended when next asked.
-	Latency time.Duration
+	// Settings are those until a document brings others.
+	Settings settings.Settings
 }
 
 // State is safe for concurrent use. Make one with [New].
 type State struct {
-	now     func() time.Time
-	latency time.Duration
+	now func() time.Time
 
-	mu sync.Mutex // protects all following fields
-	t  tables
+	mu       sync.Mutex // protects all following fields
+	t        tables
+	settings settings.Settings
+	random   *rand.Rand // draws latencies
 }
 
 // tables hold everything that a document describes, and the operations.
@@ -44,6 +49,7 @@ type State struct {
 type tables struct {
 	tenant       string
 	identities   map[armid.ID]*Identity
+	poison       map[armid.ID]poison.Poison
 	applications map[string]*application
 	resources    map[armid.ID]*resource // scale sets and virtual machines
 	nodes        map[string]*node
@@ -64,6 +70,7 @@ type Identity struct {
 type application struct {
 	name, clientID, principalID string
 	secrets                     []model.Secret
+	certificates                []*x509.Certificate
 }
 
 type node struct {
@@ -89,13 +96,16 @@ func New(o Options) *State {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &State{now: o.Now, latency: o.Latency, t: newTables(uuid.NewString())}
+	s := &State{now: o.Now, t: newTables(uuid.NewString())}
+	s.behave(o.Settings)
+	return s
 }
 
 func newTables(tenant string) tables {
 	return tables{
 		tenant:       tenant,
 		identities:   map[armid.ID]*Identity{},
+		poison:       map[armid.ID]poison.Poison{},
 		applications: map[string]*application{},
 		resources:    map[armid.ID]*resource{},
 		nodes:        map[string]*node{},
@@ -118,10 +128,10 @@ func (s *State) Replace(doc model.Document) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := newTables(s.t.tenant)
-	if err := t.add(doc, s.now()); err != nil {
+	if err := firstError(checked(doc.Settings), func() error { return t.add(doc, s.now()) }); err != nil {
 		return err
 	}
-	s.t = t
+	s.adopt(t, doc.Settings)
 	return nil
 }
 
@@ -131,12 +141,14 @@ func (s *State) Add(doc model.Document) (model.Document, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.t.clone()
-	if err := t.add(doc, s.now()); err != nil {
+	if err := firstError(checked(doc.Settings), func() error { return t.add(doc, s.now()) }); err != nil {
 		return model.Document{}, err
 	}
 	fresh := t.added(s.t)
-	s.t = t
-	return fresh.document(), nil
+	s.adopt(t, doc.Settings)
+	added := fresh.document()
+	added.Settings = doc.Settings
+	return added, nil
 }
 
 // Snapshot returns everything as a document, sorted, secrets blanked.
@@ -144,7 +156,11 @@ func (s *State) Snapshot() model.Document {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.t.settle(s.now())
-	return s.t.document()
+	doc := s.t.document()
+	if s.settings != (settings.Settings{}) {
+		doc.Settings = new(s.settings)
+	}
+	return doc
 }
 
 // clone copies the maps, not what they point to: add only ever puts new entries
@@ -153,6 +169,7 @@ func (t *tables) clone() tables {
 	return tables{
 		tenant:       t.tenant,
 		identities:   maps.Clone(t.identities),
+		poison:       maps.Clone(t.poison),
 		applications: maps.Clone(t.applications),
 		resources:    maps.Clone(t.resources),
 		nodes:        maps.Clone(t.nodes),
@@ -168,6 +185,7 @@ func (t *tables) added(before tables) tables {
 	return tables{
 		tenant:       t.tenant,
 		identities:   without(t.identities, before.identities),
+		poison:       without(t.poison, before.poison),
 		applications: without(t.applications, before.applications),
 		resources:    without(t.resources, before.resources),
 		nodes:        without(t.nodes, before.nodes),
@@ -188,16 +206,17 @@ func (t *tables) document() model.Document {
 	for _, i := range sorted(t.identities, func(i *Identity) string { return i.ID.String() }) {
 		doc.Identities = append(doc.Identities, model.Identity{ID: i.Spelling, ClientID: i.ClientID, PrincipalID: i.PrincipalID})
 	}
+	doc.Poison = sorted(t.poison, func(p poison.Poison) string { return p.Identity })
 	for _, a := range sorted(t.applications, func(a *application) string { return a.name + a.clientID }) {
 		doc.Applications = append(doc.Applications, model.Application{
-			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)),
+			Name: a.name, ClientID: a.clientID, PrincipalID: a.principalID, Secrets: make([]model.Secret, len(a.secrets)), Certificates: writeCertificates(a.certificates),
 		})
 	}
 	for _, v := range sorted(t.resources, func(v *resource) string { return v.id.String() }) {
 		if v.kind == TypeScaleSet {
-			doc.ScaleSets = append(doc.ScaleSets, v.model())
+			doc.ScaleSets = append(doc.ScaleSets, t.model(v))
 		} else {
-			doc.VirtualMachines = append(doc.VirtualMachines, v.model())
+			doc.VirtualMachines = append(doc.VirtualMachines, t.model(v))
 		}
 	}
 	for _, n := range sorted(t.nodes, func(n *node) string { return n.name }) {

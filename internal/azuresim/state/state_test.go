@@ -15,7 +15,9 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/state"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/timing"
 )
 
 const (
@@ -43,7 +45,7 @@ func azure(t *testing.T, n int, latency time.Duration) (*state.State, *time.Time
 		doc.Identities = append(doc.Identities, model.Identity{ID: identityID(i), ClientID: clientID(i)})
 	}
 	now := time.Unix(1_700_000_000, 0)
-	s := state.New(state.Options{Now: func() time.Time { return now }, Latency: latency})
+	s := state.New(state.Options{Now: func() time.Time { return now }, Settings: settings.Settings{ARM: settings.ARM{Latency: settings.Latency{ScaleSet: timing.Fixed(latency), VM: timing.Fixed(latency)}}}})
 	if err := s.Replace(doc); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +128,7 @@ func TestIMDSFollowsTheLastOperationThatSucceeded(t *testing.T) {
 			}
 			p := patch(t, add, remove)
 			if random.IntN(4) == 0 {
-				p.Fail = &state.Failure{Code: "Failed"}
+				p.Fate.Fail = &state.Failure{Code: "Failed"}
 			}
 			v, _, err := s.PatchIdentity(p)
 			if err != nil {
@@ -142,7 +144,7 @@ func TestIMDSFollowsTheLastOperationThatSucceeded(t *testing.T) {
 				t.Fatalf("seed %d: a second operation got %v", seed, err)
 			}
 			*now = now.Add(latency)
-			if p.Fail == nil {
+			if p.Fate.Fail == nil {
 				inForce = next
 			}
 			asked = inForce

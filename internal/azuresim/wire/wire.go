@@ -31,9 +31,12 @@ type Call struct {
 	Body []byte
 	// Entry is what the journal will say; the surface adds what it learns.
 	Entry *journal.Entry
-	// FailOperation is set when a fault wants this call's operation to fail.
-	FailOperation *fault.Response
+	// Fault says what becomes of this call's operation, if a fault does.
+	Fault fault.Response
 }
+
+// ErrGone is returned for a client that did not wait for its answer.
+var ErrGone = errors.New("the client is gone")
 
 // Reply is a successful answer. Body is written in the surface's encoding.
 type Reply struct {
@@ -50,6 +53,7 @@ type Error struct {
 	Header     http.Header
 	Unexpected bool   // Azure, or this simulator, does not know what was asked
 	Detail     string // more for a dialect whose bodies have a place for it
+	Target     string // what the detail is about, for such a dialect
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Message) }
@@ -140,7 +144,7 @@ func (rec *Recorder) answer(s Surface, call *Call) (Reply, bool) {
 	played, ok := rec.Faults.Take(fault.Request{Surface: s.Name, Method: call.Method, Path: call.URL.Path, Node: call.Entry.Node})
 	if ok {
 		call.Entry.Detail = "fault " + played.ID
-		if !pause(call, time.Duration(played.Response.Delay)) || played.Response.Drop {
+		if !call.Pause(time.Duration(played.Response.Delay)) || played.Response.Drop {
 			return Reply{}, true
 		}
 	}
@@ -151,10 +155,11 @@ func (rec *Recorder) answer(s Surface, call *Call) (Reply, bool) {
 	case ok && played.Response.Status != 0:
 		err = faulted(played.Response)
 	default:
-		if ok && played.Response.FailOperation {
-			call.FailOperation = &played.Response
-		}
+		call.Fault = played.Response
 		reply, err = s.Serve(call)
+	}
+	if errors.Is(err, ErrGone) {
+		return Reply{}, true
 	}
 	if err != nil {
 		reply = rec.refusal(s, call, err)
@@ -162,7 +167,7 @@ func (rec *Recorder) answer(s Surface, call *Call) (Reply, bool) {
 	if reply.Status == 0 {
 		reply.Status = http.StatusOK
 	}
-	return reply, false
+	return reply, played.Response.LoseAnswer
 }
 
 func readBody(call *Call) error {
@@ -177,9 +182,9 @@ func readBody(call *Call) error {
 	return nil
 }
 
-// pause waits for d, or less if the client goes away: then it reports false.
-func pause(call *Call, d time.Duration) bool {
-	if d == 0 {
+// Pause waits for d, or less if the client goes away: then it reports false.
+func (call *Call) Pause(d time.Duration) bool {
+	if d <= 0 {
 		return true
 	}
 	timer := time.NewTimer(d)

@@ -22,6 +22,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 // workers is how many pods are worked on at once. Together they bound the writes
@@ -29,10 +30,13 @@ import (
 // their time they wait for the API server, which has its own fairness.
 const workers = 32
 
+// longestRun is far above what the API server takes for the writes of one pod.
+const longestRun = 5 * time.Minute
+
 // Register adds the controller to the manager.
 func (r *Reconciler) Register(mgr manager.Manager) error {
 	c, err := controller.New("assignment", mgr, controller.Options{
-		Reconciler:              r,
+		Reconciler:              kube.After(r.begin, watchdog.Watch(r.watchdog, "assignment", longestRun, r)),
 		MaxConcurrentReconciles: workers,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, time.Minute),
 	})

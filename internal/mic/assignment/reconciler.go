@@ -22,9 +22,11 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
-// Options are what a [Reconciler] works with; all but Observe are needed.
+// Options are what a [Reconciler] works with; all but Observe, Begin and Watchdog are
+// needed.
 type Options struct {
 	Client client.Client
 	// Live reads from the API server itself.
@@ -35,6 +37,11 @@ type Options struct {
 	// Observe, if set, is told of every write of an assignment: "addition",
 	// "update" or "deletion".
 	Observe func(operation string, took time.Duration, err error)
+	// Begin, if set, returns when assignments may be changed. No worker begins
+	// before.
+	Begin func(context.Context) error
+	// Watchdog, if set, watches every pod that is worked on.
+	Watchdog *watchdog.Watchdog
 }
 
 // Reconciler makes the assignments of one pod what the rule says.
@@ -46,13 +53,21 @@ type Reconciler struct {
 	namespaced bool
 	written    func(string, time.Duration, error)
 	pending    pending
+	begin      func(context.Context) error
+	watchdog   *watchdog.Watchdog
 }
 
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
-	r := &Reconciler{client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client}, events: o.Events, namespaced: o.Namespaced, written: o.Observe}
+	r := &Reconciler{
+		client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client}, events: o.Events,
+		namespaced: o.Namespaced, written: o.Observe, watchdog: o.Watchdog,
+	}
 	if r.written == nil {
 		r.written = func(string, time.Duration, error) {}
+	}
+	if r.begin = o.Begin; r.begin == nil {
+		r.begin = func(context.Context) error { return nil }
 	}
 	return r
 }

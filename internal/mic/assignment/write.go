@@ -57,7 +57,7 @@ func (r *Reconciler) create(ctx context.Context, pod identity.Key, object *v1.Az
 		}
 		// One that exists was not in the cache yet, or is another pod's since a
 		// moment: the next try sees it.
-		r.warn(object, err)
+		r.warn(object, events.BindingApplyError, err)
 		return fmt.Errorf("creating assignment %s: %w", objectKey(object), err)
 	}
 	r.pending.wrote(pod, object, time.Now())
@@ -72,8 +72,12 @@ func (r *Reconciler) update(ctx context.Context, pod identity.Key, change Update
 		return nil // its event is on the way
 	}
 	if err != nil {
-		r.warn(change.To, err)
+		r.warn(change.To, events.BindingApplyError, err)
 		return fmt.Errorf("updating assignment %s: %w", objectKey(change.From), err)
+	}
+	if !change.To.DeletionTimestamp.IsZero() && len(change.To.Finalizers) == 0 {
+		r.pending.deleted(pod, change.To, time.Now()) // its last finalizer was released
+		return nil
 	}
 	r.pending.wrote(pod, change.To, time.Now())
 	if change.From.Status.Status != change.To.Status.Status {
@@ -92,11 +96,11 @@ func (r *Reconciler) applied(object *v1.AzureAssignedIdentity) {
 }
 
 // warn tells of a write that failed for a reason that will not pass by itself.
-func (r *Reconciler) warn(object *v1.AzureAssignedIdentity, err error) {
+func (r *Reconciler) warn(object *v1.AzureAssignedIdentity, reason string, err error) {
 	if object.Spec.AzureBindingRef == nil || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled) {
 		return
 	}
-	r.events.Warn(events.Binding(object.Spec.AzureBindingRef), kube.PodOf(object).String(), events.BindingApplyError, err.Error())
+	r.events.Warn(events.Binding(object.Spec.AzureBindingRef), kube.PodOf(object).String(), reason, err.Error())
 }
 
 // delete releases the finalizer of the old controller's objects too, so that
@@ -106,6 +110,7 @@ func (r *Reconciler) delete(ctx context.Context, pod identity.Key, object *v1.Az
 	if release(released) {
 		err := r.client.Patch(ctx, released, client.MergeFromWithOptions(object, client.MergeFromWithOptimisticLock{}))
 		if client.IgnoreNotFound(err) != nil {
+			r.warn(object, events.BindingRemoveError, err)
 			return fmt.Errorf("releasing assignment %s: %w", objectKey(object), err)
 		}
 	}
@@ -113,6 +118,7 @@ func (r *Reconciler) delete(ctx context.Context, pod identity.Key, object *v1.Az
 	err := r.client.Delete(ctx, released, client.Preconditions{UID: &object.UID})
 	gone := apierrors.IsNotFound(err) // somebody else did it
 	if err != nil && !gone {
+		r.warn(object, events.BindingRemoveError, err)
 		return fmt.Errorf("deleting assignment %s: %w", objectKey(object), err)
 	}
 	r.pending.deleted(pod, object, time.Now())

@@ -21,11 +21,14 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
-// workers is how many resources are worked on at once. Most of their time they
-// wait for ARM.
-const workers = 32
+// workers is how many resources are worked on at once. A worker waits for ARM, for
+// minutes where ARM is slow, and costs a goroutine. ARM lets a subscription begin
+// 500 changes in a minute; more workers could not be busy, and fewer could all be
+// held up by slow resources, so that others would wait behind them.
+const workers = 512
 
 type queue = workqueue.TypedRateLimitingInterface[compute.Ref]
 
@@ -33,7 +36,7 @@ type queue = workqueue.TypedRateLimitingInterface[compute.Ref]
 // one that answers for nodes that have none.
 func (r *Reconciler) Register(mgr manager.Manager) error {
 	options := controller.TypedOptions[compute.Ref]{
-		Reconciler:              r,
+		Reconciler:              kube.After(r.WaitAdopted, watchdog.Watch(r.options.Watchdog, "attachment", longestStep, r)),
 		MaxConcurrentReconciles: workers,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Ref](r.options.RetryMin, r.options.RetryMax),
 	}
@@ -54,7 +57,9 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		c.Watch(source.TypedKind(cache, &v1.AzureAssignedIdentity{}, r.onAssignment())),
 		c.Watch(source.TypedKind(cache, &corev1.Node{}, r.onNode())),
 		c.Watch(source.TypedKind(cache, &v1.AzureIdentityAttachment{}, r.onRecord())),
+		c.Watch(source.TypedKind(cache, &v1.AzureIdentity{}, r.onIdentity())),
 		r.registerUnplaced(mgr),
+		mgr.Add(adoption{r}),
 	)
 }
 
@@ -95,6 +100,7 @@ func matters(before, after *v1.AzureAssignedIdentity) bool {
 func (r *Reconciler) onNode() handler.TypedEventHandler[*corev1.Node, compute.Ref] {
 	add := func(q queue, node *corev1.Node) {
 		if ref, err := compute.ParseProviderID(node.Spec.ProviderID); err == nil {
+			r.places.note(node.Name, ref)
 			r.add(q, ref)
 		}
 	}
@@ -107,6 +113,38 @@ func (r *Reconciler) onNode() handler.TypedEventHandler[*corev1.Node, compute.Re
 			}
 		},
 		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*corev1.Node], q queue) { add(q, e.Object) },
+	}
+}
+
+// onIdentity looks again where an identity is refused or of no use, when
+// somebody edits, makes or deletes an AzureIdentity that names it.
+func (r *Reconciler) onIdentity() handler.TypedEventHandler[*v1.AzureIdentity, compute.Ref] {
+	add := func(ctx context.Context, q queue, object *v1.AzureIdentity) {
+		id, ok := kube.ResourceOf(object)
+		if !ok {
+			return
+		}
+		records, err := r.lookup.Troubling(ctx, id)
+		if err != nil {
+			return // the cache answers, or nothing works at all
+		}
+		for _, record := range records {
+			r.addRecord(q, record)
+		}
+	}
+	return handler.TypedFuncs[*v1.AzureIdentity, compute.Ref]{
+		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[*v1.AzureIdentity], q queue) {
+			if !e.IsInInitialList {
+				add(ctx, q, e.Object)
+			}
+		},
+		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[*v1.AzureIdentity], q queue) {
+			if kube.Edition(e.ObjectOld) != kube.Edition(e.ObjectNew) {
+				add(ctx, q, e.ObjectOld)
+				add(ctx, q, e.ObjectNew)
+			}
+		},
+		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[*v1.AzureIdentity], q queue) { add(ctx, q, e.Object) },
 	}
 }
 
@@ -132,18 +170,13 @@ func (r *Reconciler) addRecord(q queue, record *v1.AzureIdentityAttachment) {
 	}
 }
 
-// addNode queues a node's resource, and reports whether the node has one.
+// addNode queues a node's resource, and reports whether the node has or had one.
 func (r *Reconciler) addNode(ctx context.Context, q queue, name string) bool {
-	node, err := r.lookup.Node(ctx, name)
-	if err != nil || node == nil {
-		return false
+	ref, ok := r.placeOf(ctx, name)
+	if ok {
+		r.add(q, ref)
 	}
-	ref, err := compute.ParseProviderID(node.Spec.ProviderID)
-	if err != nil {
-		return false
-	}
-	r.add(q, ref)
-	return true
+	return ok
 }
 
 func (r *Reconciler) addRecorded(ctx context.Context, q queue) {
@@ -159,7 +192,7 @@ func (r *Reconciler) addRecorded(ctx context.Context, q queue) {
 // registerUnplaced adds the controller whose key is a node's name.
 func (r *Reconciler) registerUnplaced(mgr manager.Manager) error {
 	c, err := controller.New("unplaced", mgr, controller.Options{
-		Reconciler:  reconcile.Func(r.reconcileNode),
+		Reconciler:  watchdog.Watch(r.options.Watchdog, "unplaced", longestStep, reconcile.Reconciler(reconcile.Func(r.reconcileNode))),
 		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](100*time.Millisecond, time.Minute),
 	})
 	if err != nil {

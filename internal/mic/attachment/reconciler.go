@@ -7,11 +7,14 @@
 package attachment
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -23,21 +26,22 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/apply"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/observe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 const (
 	// readTimeout bounds one GET, the controller's own token included.
 	readTimeout = time.Minute
-	// patchTimeout bounds one PATCH to its end. Azure has been seen to take 17
-	// minutes; where it takes longer, it goes on by itself and is looked at again.
-	patchTimeout = 30 * time.Minute
+	// longestStep is far above one look with its plan, and one request.
+	longestStep = 5 * readTimeout
 	// maxPasses bounds the requests of one reconciliation; what is left comes in
 	// the next.
-	maxPasses = 10
+	maxPasses = 20
 	// lookAgain is when a resource is looked at whose operation still runs.
 	lookAgain = 5 * time.Second
 	// cacheLag is how long the cache is given to see a write.
@@ -48,7 +52,7 @@ const (
 // package armclient.
 type ARM interface {
 	Get(ctx context.Context, ref compute.Ref) (compute.Identities, error)
-	apply.Updater
+	apply.ARM
 }
 
 // Options are what a [Reconciler] works with. Client, Live, Events, ARM and
@@ -61,16 +65,38 @@ type Options struct {
 	ARM    ARM
 	// Namespace is the controller's own.
 	Namespace string
-	// Policy says what is never removed.
-	Policy plan.Policy
+	// Policy, if set, says what is never removed, at the time of asking.
+	Policy func() plan.Policy
+	// Watchdog, if set, watches every resource that is worked on.
+	Watchdog *watchdog.Watchdog
 	// GatherWindow is how long the first event for a resource waits for others
 	// to join its request; zero does not wait.
 	GatherWindow time.Duration
 	// RetryMin and RetryMax bound the backoff after a failure; zero is 1 s and 5
 	// minutes.
 	RetryMin, RetryMax time.Duration
-	// Assigned, if set, is told how long an assignment took from its creation.
-	Assigned func(took time.Duration)
+	// PollInterval is how often a running operation is asked for where ARM does not
+	// say; zero is 5 s.
+	PollInterval time.Duration
+	// OperationTimeout is how long an operation is asked for; zero is 30 minutes.
+	// Azure has been seen to take 17. One that takes longer goes on by itself, and
+	// its resource is looked at instead.
+	OperationTimeout time.Duration
+	// QuarantineMin and QuarantineMax bound how long an identity waits that ARM
+	// refused; zero is 30 s and 10 minutes.
+	QuarantineMin, QuarantineMax time.Duration
+	// ReconcileInterval is how often a resource in use is looked at without a cause, to
+	// mend what somebody else changed; zero is never.
+	ReconcileInterval time.Duration
+	// Adopt takes over what the old controller attached.
+	Adopt bool
+	// Assigned, if set, is told how long an assignment took from its creation, and
+	// from the time that its pod was scheduled; that is zero where it is not known.
+	Assigned func(took, scheduled time.Duration)
+	// Now and Random, a number from 0 up to 1, are the clock and chance; nil for
+	// the real ones.
+	Now    func() time.Time
+	Random func() float64
 }
 
 // Reconciler brings one resource at a time to what its pods need.
@@ -79,27 +105,46 @@ type Reconciler struct {
 	apply   apply.Applier
 	report  report.Reporter
 	arm     ARM
-	policy  plan.Policy
+	policy  func() plan.Policy
 	lookup  kube.Lookup
 	options Options
 	holds   holds
+	pauses  pauses
+	views   *views
+	places  *places
+	adopted chan struct{} // closed when there is nothing more to adopt
 }
 
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
-	if o.RetryMin == 0 {
-		o.RetryMin = time.Second
-	}
-	if o.RetryMax == 0 {
-		o.RetryMax = 5 * time.Minute
-	}
+	o = o.withDefaults()
 	lookup := kube.Lookup{Reader: o.Client}
-	return &Reconciler{
+	r := &Reconciler{
 		observe: observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
 		apply:   apply.Applier{Client: o.Client, ARM: o.ARM},
-		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: o.Assigned},
-		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o,
+		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: tell(lookup, o)},
+		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o, views: newViews(o.ReconcileInterval), places: newPlaces(), adopted: make(chan struct{}),
 	}
+	if !o.Adopt {
+		close(r.adopted)
+	}
+	return r
+}
+
+func (o Options) withDefaults() Options {
+	o.RetryMin, o.RetryMax = cmp.Or(o.RetryMin, time.Second), cmp.Or(o.RetryMax, 5*time.Minute)
+	o.PollInterval, o.OperationTimeout = cmp.Or(o.PollInterval, 5*time.Second), cmp.Or(o.OperationTimeout, 30*time.Minute)
+	o.QuarantineMin, o.QuarantineMax = cmp.Or(o.QuarantineMin, 30*time.Second), cmp.Or(o.QuarantineMax, 10*time.Minute)
+	if o.Policy == nil {
+		o.Policy = func() plan.Policy { return plan.Policy{} }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
+	}
+	return o
 }
 
 // Reconcile works on one resource until it carries what its pods need, or
@@ -114,17 +159,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if len(assignments) == 0 && len(record.Spec.Owned) == 0 {
+	if len(assignments) == 0 && record.UID == "" {
 		return reconcile.Result{}, nil // nothing to attach, nothing to remove
 	}
-	p := &pass{Reconciler: r, ref: ref, record: record, refused: map[armid.ID]error{}}
-	if p.failure = r.holds.of(ref); p.failure != nil {
+	p := r.newPass(ref, record)
+	if p.failure = p.held(); p.failure != nil {
 		return p.result(ctx, p.failure) // new pods are told; ARM is left alone
 	}
 	if err := p.converge(ctx); err != nil {
+		r.views.forget(ref)
 		return p.result(ctx, err)
 	}
-	r.holds.set(ref, p.failure)
+	p.hold()
+	p.remember()
 	return p.result(ctx, p.failure)
 }
 
@@ -134,13 +181,21 @@ type pass struct {
 	ref    compute.Ref
 	record *v1.AzureIdentityAttachment
 
-	seen      *compute.Identities // nil: not known
-	refused   map[armid.ID]error
-	operation *v1.ARMOperation
-	underway  bool // a patch is about to be sent
-	wait      bool
-	gone      bool  // ARM does not know the resource
-	failure   error // ARM's; it is reported
+	seen        *compute.Identities // nil: not known
+	seenAt      time.Time
+	remembered  bool // seen is of a pass before
+	quarantine  quarantine.State
+	unconfirmed map[armid.ID][]string
+	operation   *v1.ARMOperation
+	underway    bool // a patch is about to be sent
+	wait        bool
+	keepOff     *metav1.Time  // until when ARM asked to wait
+	paused      time.Duration // when to come back, since a pause has not ended
+	busy        bool          // ARM has said that somebody else's operation runs
+	inUse       bool          // pods need identities of it, or some of it are ours
+	again       time.Time     // when a refused identity is to be tried; zero: never
+	gone        bool          // ARM does not know the resource
+	failure     error         // ARM's; it is reported
 }
 
 // converge sends patches until there is nothing to do. It returns what is wrong
@@ -150,20 +205,12 @@ func (p *pass) converge(ctx context.Context) error {
 	if err := p.apply.Record(ctx, p.record, p.record.Spec.Owned); err != nil {
 		return err
 	}
+	if more, err := p.resume(ctx); err != nil || !more {
+		return err
+	}
 	for range maxPasses {
-		if p.seen == nil && !p.look(ctx) {
-			return nil
-		}
-		planned, err := p.plan(ctx)
-		if err != nil {
-			return err
-		}
-		p.wait = planned.Wait
-		if planned.Patch == nil {
-			return p.apply.Record(ctx, p.record, planned.Records)
-		}
-		more, err := p.patch(ctx, planned)
-		if err != nil || !more {
+		watchdog.Step(ctx)
+		if more, err := p.step(ctx); err != nil || !more {
 			return err
 		}
 	}
@@ -171,17 +218,40 @@ func (p *pass) converge(ctx context.Context) error {
 	return nil
 }
 
+// step looks, plans, and sends what is to be sent. It returns whether there may
+// be more to do.
+func (p *pass) step(ctx context.Context) (more bool, err error) {
+	if p.seen == nil && !p.look(ctx) {
+		return false, nil
+	}
+	planned, err := p.plan(ctx)
+	if err != nil {
+		return false, err
+	}
+	if planned.Patch != nil && p.remembered {
+		p.seen = nil // to leave things alone it was good enough
+		return true, nil
+	}
+	p.wait, p.again, p.quarantine, p.unconfirmed = planned.Wait, planned.Again, planned.Quarantine, planned.Unconfirmed
+	if planned.Patch == nil {
+		return false, p.apply.Record(ctx, p.record, planned.Records)
+	}
+	return p.patch(ctx, planned)
+}
+
 // look asks ARM what is there.
 func (p *pass) look(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	seen, err := p.arm.Get(ctx, p.ref)
-	if err != nil {
+	if err != nil && !p.keptBack(err) {
 		var notFound *armclient.NotFoundError
 		p.failure, p.gone = err, errors.As(err, &notFound)
+	}
+	if err != nil {
 		return false
 	}
-	p.seen = &seen
+	p.show(seen)
 	return true
 }
 
@@ -191,21 +261,24 @@ func (p *pass) plan(ctx context.Context) (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	var refused []armid.ID
-	for id := range p.refused {
-		refused = append(refused, id)
+	snapshot, err := p.snapshot(ctx, assignments)
+	if err != nil {
+		return plan.Plan{}, err
 	}
-	return plan.Compute(plan.Snapshot{
-		Seen: *p.seen, Wanted: observe.Wanted(assignments), Refused: refused, Records: p.record.Spec.Owned,
-	}, p.policy), nil
+	return plan.Compute(snapshot, p.policy()), nil
 }
 
-// patch records, sends and settles one patch. It returns whether to go on.
+// patch records and sends one patch, and follows it as far as it goes without
+// waiting. It returns whether to go on.
 func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err error) {
+	if !p.mayPatch() {
+		return false, nil
+	}
 	if err := p.apply.Record(ctx, p.record, planned.Before); err != nil {
 		return false, err
 	}
 	// Pods whose identity is there already do not wait for the others'.
+	p.operation = &v1.ARMOperation{StartTime: metav1.NewTime(p.options.Now()), Result: v1.OperationRunning}
 	p.underway = true
 	err = p.say(ctx)
 	p.underway = false
@@ -213,46 +286,40 @@ func (p *pass) patch(ctx context.Context, planned plan.Plan) (more bool, err err
 		return false, err
 	}
 	log.FromContext(ctx).Info("patching identities", "add", len(planned.Patch.Add), "remove", len(planned.Patch.Remove))
-	seen, operation, failure := p.send(ctx, planned.Patch)
-	p.operation = operation
+	failure, err := p.send(ctx, planned.Patch)
+	if err != nil {
+		return false, err
+	}
 	if failure == nil {
-		p.seen = &seen
-		if seen.ETag == "" {
-			p.seen = nil // ARM ended the operation without showing the resource
-		}
-		return true, p.apply.Record(ctx, p.record, planned.After)
+		return p.follow(ctx)
 	}
 	if _, ok := errors.AsType[*armclient.NotStartedError](failure); ok {
 		if err := p.apply.Record(ctx, p.record, planned.Undo()); err != nil {
 			return false, err
 		}
 	}
-	return p.recover(failure), nil
-}
-
-func (p *pass) send(ctx context.Context, patch *compute.Patch) (compute.Identities, *v1.ARMOperation, error) {
-	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
-	defer cancel()
-	return p.apply.Patch(ctx, p.ref, p.seen.ETag, patch)
-}
-
-// recover goes on without the identities that ARM named, and with a fresh look
-// where somebody else was faster. Everything else ends the pass.
-func (p *pass) recover(failure error) bool {
-	var bad *armclient.BadIdentitiesError
-	var precondition *armclient.PreconditionFailedError
-	switch {
-	case errors.As(failure, &bad) && len(bad.IDs) > 0:
-		for _, id := range bad.IDs {
-			p.refused[id] = bad
-		}
-	case errors.As(failure, &precondition):
-	default:
-		p.failure = failure
-		return false
+	if p.keptBack(failure) {
+		return false, nil
 	}
-	p.seen = nil
-	return true
+	return p.recover(ctx, planned.Patch.Add, failure)
+}
+
+// recover goes on without the identities that ARM refuses, and with a fresh look
+// where somebody else was faster. Everything else ends the pass.
+func (p *pass) recover(ctx context.Context, batch []armid.ID, failure error) (more bool, err error) {
+	if bad, ok := errors.AsType[*armclient.BadIdentitiesError](failure); ok {
+		err := p.refuse(ctx, batch, bad)
+		if _, untouched := errors.AsType[*armclient.NotStartedError](failure); !untouched {
+			p.seen = nil
+		}
+		return err == nil, err
+	}
+	if _, ok := errors.AsType[*armclient.PreconditionFailedError](failure); ok {
+		p.seen = nil
+		return true, nil
+	}
+	p.failure = failure
+	return false, nil
 }
 
 // say reports how things stand.
@@ -262,12 +329,16 @@ func (p *pass) say(ctx context.Context) error {
 		return err
 	}
 	outcome := report.Outcome{
-		Record: p.record, Assignments: assignments, Seen: p.seen, Refused: p.refused, Err: p.failure,
-		Underway: p.underway, Operation: p.operation,
+		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
+		Underway: p.underway, Operation: p.operation, RetryAfter: p.keepOff,
 	}
 	if p.seen != nil {
-		planned := plan.Compute(plan.Snapshot{Seen: *p.seen, Wanted: observe.Wanted(assignments), Records: p.record.Spec.Owned}, p.policy)
-		outcome.There, outcome.Pending = planned.There, planned.Pending
+		snapshot, err := p.snapshot(ctx, assignments)
+		if err != nil {
+			return err
+		}
+		planned := plan.Compute(snapshot, p.policy())
+		outcome.There, outcome.Pending, outcome.Estranged = planned.There, planned.Pending, planned.Estranged
 	}
 	return p.report.Report(ctx, outcome)
 }
@@ -282,25 +353,17 @@ func (p *pass) result(ctx context.Context, failure error) (reconcile.Result, err
 	case outdated(errSay), outdated(failure):
 		// Something changed meanwhile; its event may have come before ours.
 		return reconcile.Result{RequeueAfter: cacheLag}, nil
+	case p.paused > 0:
+		return reconcile.Result{RequeueAfter: p.paused}, errSay
 	case failure != nil && report.RetryAfter(failure) > 0:
 		log.FromContext(ctx).Info("ARM asks to wait", "after", report.RetryAfter(failure).String(), obs.KeyReason, failure.Error())
 		return reconcile.Result{RequeueAfter: report.RetryAfter(failure)}, errSay
+	case isDeleting(failure):
+		return reconcile.Result{RequeueAfter: p.options.RetryMax}, errSay // it is said; nothing else is to be done
 	case failure != nil || errSay != nil:
 		return reconcile.Result{}, errors.Join(failure, errSay)
-	case p.wait:
-		return reconcile.Result{RequeueAfter: lookAgain}, nil
 	}
-	return reconcile.Result{}, p.refusals()
-}
-
-// refusals makes the queue come back for identities that ARM refused, later and
-// later.
-func (p *pass) refusals() error {
-	var out []error
-	for _, err := range p.refused {
-		out = append(out, err)
-	}
-	return errors.Join(out...)
+	return reconcile.Result{RequeueAfter: p.rest()}, nil
 }
 
 // forget drops the record of a resource that ARM does not know and no pod needs.

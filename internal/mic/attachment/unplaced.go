@@ -20,6 +20,9 @@ import (
 // for them, where the node is no virtual machine of Azure's. For all other nodes
 // the resource's own reconciliation speaks.
 func (r *Reconciler) reconcileNode(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	if err := r.WaitAdopted(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	node, err := r.lookup.Node(ctx, request.Name)
 	if err != nil {
 		return reconcile.Result{}, err

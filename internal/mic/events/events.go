@@ -25,12 +25,14 @@ import (
 // Component is the source of every Event, as dashboards know it.
 const Component = "aadpodidentity.k8s.io"
 
-// The reasons that dashboards know, on an AzureIdentityBinding. Every other
-// Event has a [v1.Reason].
+// The reasons that dashboards know, on an AzureIdentityBinding and, the last, on
+// an AzureAssignedIdentity. Every other Event has a [v1.Reason].
 const (
-	BindingApplied    = "binding applied"
-	BindingApplyError = "binding apply error"
-	BindingRemoved    = "binding removed"
+	BindingApplied     = "binding applied"
+	BindingApplyError  = "binding apply error"
+	BindingRemoved     = "binding removed"
+	BindingRemoveError = "binding remove error"
+	StatusUpdateError  = "status update error"
 )
 
 // remembered is how many things said are kept, so as not to say them again.
@@ -101,6 +103,11 @@ func Binding(b *v1.AzureIdentityBinding) *corev1.ObjectReference {
 // Identity refers to an AzureIdentity.
 func Identity(i *v1.AzureIdentity) *corev1.ObjectReference {
 	return reference("AzureIdentity", i.Namespace, i.Name, i.UID)
+}
+
+// Assigned refers to an AzureAssignedIdentity.
+func Assigned(a *v1.AzureAssignedIdentity) *corev1.ObjectReference {
+	return reference("AzureAssignedIdentity", a.Namespace, a.Name, a.UID)
 }
 
 // Attachment refers to an AzureIdentityAttachment.

@@ -3,12 +3,14 @@ package kube
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 )
@@ -20,6 +22,8 @@ const (
 	byPod      = "pod"      // assignments
 	byNode     = "node"     // assignments
 	byRef      = "ref"      // nodes
+	byResource = "resource" // identities: the managed identity that one names
+	byRefused  = "refused"  // attachments: the managed identities that are in trouble there
 )
 
 // AddIndexes registers the indexes. It must be called once, before the cache
@@ -48,6 +52,14 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			}
 			return some(ref.String())
 		})},
+		{&v1.AzureIdentity{}, byResource, of(func(i *v1.AzureIdentity) []string {
+			id, ok := ResourceOf(i)
+			if !ok {
+				return nil
+			}
+			return some(id.String())
+		})},
+		{&v1.AzureIdentityAttachment{}, byRefused, of(Troubled)},
 	} {
 		if err := indexer.IndexField(ctx, index.object, index.name, index.keys); err != nil {
 			return fmt.Errorf("indexing %T by %s: %w", index.object, index.name, err)
@@ -92,6 +104,35 @@ func both(a, b string) []string {
 	out := some(a)
 	if b != a {
 		out = append(out, some(b)...)
+	}
+	return out
+}
+
+// ResourceOf returns the managed identity that an AzureIdentity names, and false
+// if it is of another kind or cannot be read.
+func ResourceOf(i *v1.AzureIdentity) (armid.ID, bool) {
+	principal, err := identity.FromObject(i)
+	if err != nil || !principal.Attached() {
+		return armid.ID{}, false
+	}
+	return principal.ResourceID, true
+}
+
+// Edition tells an AzureIdentity from another, and from itself with another
+// spec.
+func Edition(i *v1.AzureIdentity) string {
+	return string(i.UID) + "@" + strconv.FormatInt(i.Generation, 10)
+}
+
+// Troubled returns the ARM IDs of the identities that a resource refuses or
+// carries without use.
+func Troubled(a *v1.AzureIdentityAttachment) []string {
+	var out []string
+	for _, r := range a.Status.Refused {
+		out = append(out, r.ResourceID)
+	}
+	for _, e := range a.Status.Estranged {
+		out = append(out, e.ResourceID)
 	}
 	return out
 }
@@ -157,6 +198,13 @@ func (l Lookup) Assignment(ctx context.Context, namespace, name string) (*v1.Azu
 	return &out, nil
 }
 
+// Assignments returns all assignments. It is a walk over the cluster, for once.
+func (l Lookup) Assignments(ctx context.Context) ([]*v1.AzureAssignedIdentity, error) {
+	var list v1.AzureAssignedIdentityList
+	err := l.list(ctx, &list)
+	return pointers(list.Items), err
+}
+
 // AssignmentsOf returns a pod's assignments, in every namespace.
 func (l Lookup) AssignmentsOf(ctx context.Context, pod identity.Key) ([]*v1.AzureAssignedIdentity, error) {
 	var list v1.AzureAssignedIdentityList
@@ -192,6 +240,21 @@ func (l Lookup) NodesOf(ctx context.Context, ref compute.Ref) ([]*corev1.Node, e
 func (l Lookup) Attachments(ctx context.Context) ([]*v1.AzureIdentityAttachment, error) {
 	var list v1.AzureIdentityAttachmentList
 	err := l.list(ctx, &list)
+	return pointers(list.Items), err
+}
+
+// Naming returns the AzureIdentities that name a managed identity.
+func (l Lookup) Naming(ctx context.Context, id armid.ID) ([]*v1.AzureIdentity, error) {
+	var list v1.AzureIdentityList
+	err := l.list(ctx, &list, client.MatchingFields{byResource: id.String()})
+	return pointers(list.Items), err
+}
+
+// Troubling returns the AzureIdentityAttachments of the resources that refuse a
+// managed identity, or carry it without use.
+func (l Lookup) Troubling(ctx context.Context, id armid.ID) ([]*v1.AzureIdentityAttachment, error) {
+	var list v1.AzureIdentityAttachmentList
+	err := l.list(ctx, &list, client.MatchingFields{byRefused: id.String()})
 	return pointers(list.Items), err
 }
 

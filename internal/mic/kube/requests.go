@@ -44,3 +44,14 @@ func add[R comparable](q workqueue.TypedRateLimitingInterface[R], items []R) {
 		q.Add(item)
 	}
 }
+
+// After returns a reconciler that begins when begin has returned without an
+// error.
+func After[R comparable](begin func(context.Context) error, next reconcile.TypedReconciler[R]) reconcile.TypedReconciler[R] {
+	return reconcile.TypedFunc[R](func(ctx context.Context, request R) (reconcile.Result, error) {
+		if err := begin(ctx); err != nil {
+			return reconcile.Result{}, err
+		}
+		return next.Reconcile(ctx, request)
+	})
+}

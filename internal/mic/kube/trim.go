@@ -47,8 +47,18 @@ func trimPod(pod *corev1.Pod) *corev1.Pod {
 			Labels: only(pod.Labels, v1.PodLabel),
 		},
 		Spec:   corev1.PodSpec{NodeName: pod.Spec.NodeName},
-		Status: corev1.PodStatus{Phase: pod.Status.Phase},
+		Status: corev1.PodStatus{Phase: pod.Status.Phase, Conditions: scheduled(pod)},
 	}
+}
+
+// scheduled keeps when the pod was bound to its node.
+func scheduled(pod *corev1.Pod) []corev1.PodCondition {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled {
+			return []corev1.PodCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
+		}
+	}
+	return nil
 }
 
 // trimNode keeps what leads to the node's virtual machine or scale set.

@@ -58,8 +58,8 @@ func TestScopeTrims(t *testing.T) {
 	binding := v1.AzureIdentityBinding{ObjectMeta: full, Spec: v1.AzureIdentityBindingSpec{Metadata: &metav1.ObjectMeta{}, Selector: "s"}, Status: v1.AzureIdentityBindingStatus{Conditions: conditions}}
 	for _, test := range []struct{ in, want client.Object }{
 		{
-			&corev1.Pod{ObjectMeta: full, Spec: corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{}}}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1"}},
-			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "n", UID: "u", ResourceVersion: "1", Labels: map[string]string{v1.PodLabel: "x"}}, Spec: corev1.PodSpec{NodeName: "node"}, Status: corev1.PodStatus{Phase: corev1.PodRunning}},
+			&corev1.Pod{ObjectMeta: full, Spec: corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{}}}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1", Conditions: []corev1.PodCondition{{Type: corev1.PodReady}, {Type: corev1.PodScheduled, Message: "x"}}}},
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "n", UID: "u", ResourceVersion: "1", Labels: map[string]string{v1.PodLabel: "x"}}, Spec: corev1.PodSpec{NodeName: "node"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled}}}},
 		},
 		{
 			&corev1.Node{ObjectMeta: full, Spec: corev1.NodeSpec{ProviderID: "p", PodCIDR: "x"}},

@@ -28,6 +28,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
 // Verdict is what is said of one object.
@@ -64,11 +65,11 @@ func OfBinding(object *v1.AzureIdentityBinding, named *v1.AzureIdentity) Verdict
 	return Verdict{v1.ReasonValid, fmt.Sprintf("pods with the label aadpodidbinding=%s may use AzureIdentity %s", spec.Selector, spec.AzureIdentity)}
 }
 
-// Register adds the two controllers to the manager.
-func Register(mgr manager.Manager, recorder *events.Recorder) error {
+// Register adds the two controllers to the manager; the watchdog may be nil.
+func Register(mgr manager.Manager, recorder *events.Recorder, dog *watchdog.Watchdog) error {
 	r := &reconciler{client: mgr.GetClient(), lookup: kube.Lookup{Reader: mgr.GetClient()}, events: recorder}
-	identities, errIdentities := newController(mgr, "identity-validity", r.reconcileIdentity)
-	bindings, errBindings := newController(mgr, "binding-validity", r.reconcileBinding)
+	identities, errIdentities := newController(mgr, "identity-validity", dog, r.reconcileIdentity)
+	bindings, errBindings := newController(mgr, "binding-validity", dog, r.reconcileBinding)
 	if err := errors.Join(errIdentities, errBindings); err != nil {
 		return fmt.Errorf("adding the validity controllers: %w", err)
 	}
@@ -80,9 +81,12 @@ func Register(mgr manager.Manager, recorder *events.Recorder) error {
 	)
 }
 
-func newController(mgr manager.Manager, name string, f reconcile.Func) (controller.Controller, error) {
+// longestRun is far above what the API server takes for one write.
+const longestRun = 5 * time.Minute
+
+func newController(mgr manager.Manager, name string, dog *watchdog.Watchdog, f reconcile.Func) (controller.Controller, error) {
 	return controller.New(name, mgr, controller.Options{
-		Reconciler:              f,
+		Reconciler:              watchdog.Watch(dog, name, longestRun, reconcile.Reconciler(f)),
 		MaxConcurrentReconciles: 2,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, time.Minute),
 	})

@@ -44,18 +44,16 @@ func NewIndex(node string, wait time.Duration) *Index {
 	}
 }
 
-// Set adds a pod or replaces what is known of it. A pod of another node is
-// removed. A pod whose addresses cannot be read is kept out, with an error.
+// Set adds a pod or replaces what is known of it. A pod of another node, or one
+// that has ended, is removed. A pod whose addresses cannot be read is kept out,
+// with an error.
 func (x *Index) Set(object *corev1.Pod) error {
 	found, err := addresses(object)
-	if object.Spec.NodeName != x.node {
-		found = nil
-	}
 	pod := podOf(object)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.remove(pod.Key)
-	if len(found) > 0 {
+	if err == nil && lives(object) && object.Spec.NodeName == x.node {
 		x.pods[pod.Key] = entry{pod: pod, addresses: found}
 		for _, address := range found {
 			if keys := x.byAddress[address]; !slices.Contains(keys, pod.Key) {
@@ -98,7 +96,33 @@ func (x *Index) announce() {
 // guesses. It ends early with ctx.
 func (x *Index) Lookup(ctx context.Context, remote netip.Addr) (Pod, error) {
 	remote = remote.Unmap().WithZone("")
-	pod, changed, err := x.find(remote)
+	return x.await(ctx, func() (Pod, <-chan struct{}, error) { return x.find(remote) })
+}
+
+// LookupNamed returns the pod of that name, also one that has no address (yet) or
+// its node's: whoever asks for it is a program of the node. It waits as Lookup
+// does.
+func (x *Index) LookupNamed(ctx context.Context, key identity.Key) (Pod, error) {
+	return x.await(ctx, func() (Pod, <-chan struct{}, error) { return x.findNamed(key) })
+}
+
+// FindNamed is [Index.LookupNamed] without waiting.
+func (x *Index) FindNamed(key identity.Key) (Pod, error) {
+	pod, _, err := x.findNamed(key)
+	return pod, err
+}
+
+func (x *Index) findNamed(key identity.Key) (Pod, <-chan struct{}, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if known, ok := x.pods[key]; ok {
+		return known.pod, x.changed, nil
+	}
+	return Pod{}, x.changed, refusal.New(v1.ReasonCallerUnknown, "node %s runs no pod %s: ask on the pod's own node", x.node, key)
+}
+
+func (x *Index) await(ctx context.Context, find func() (Pod, <-chan struct{}, error)) (Pod, error) {
+	pod, changed, err := find()
 	if err == nil {
 		return pod, nil
 	}
@@ -112,7 +136,7 @@ func (x *Index) Lookup(ctx context.Context, remote netip.Addr) (Pod, error) {
 		case <-ctx.Done():
 			return Pod{}, err
 		}
-		if pod, changed, err = x.find(remote); err == nil {
+		if pod, changed, err = find(); err == nil {
 			return pod, nil
 		}
 	}

@@ -251,3 +251,45 @@ func search(pods map[string]*corev1.Pod, address string) []string {
 	}
 	return out
 }
+
+// Programs of the node ask for pods that have no address yet, such as those
+// whose volumes they mount.
+func TestLookupNamed(t *testing.T) {
+	x := index(t, pod("running", "10.0.0.1"), pod("broken"),
+		with(pod("waiting"), func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }),
+		with(pod("host", "10.0.0.2"), func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
+		with(pod("ended", "10.0.0.3"), func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }),
+		with(pod("far", "10.0.0.4"), func(p *corev1.Pod) { p.Spec.NodeName = "node-b" }))
+	x.Delete(identity.Key{Namespace: "ns", Name: "broken"})
+	for name, want := range map[string]v1.Reason{
+		"running": "", "waiting": "", "host": "",
+		"ended": v1.ReasonCallerUnknown, "far": v1.ReasonCallerUnknown, "broken": v1.ReasonCallerUnknown, "none": v1.ReasonCallerUnknown,
+	} {
+		key := identity.Key{Namespace: "ns", Name: name}
+		got, err := x.LookupNamed(t.Context(), key)
+		if reasonOf(err) != want || err == nil && (got.Key != key || got.UID != types.UID("uid-"+name)) {
+			t.Errorf("%s: got %+v, %v", name, got, err)
+		}
+		if again, err := x.FindNamed(key); reasonOf(err) != want || again.UID != got.UID {
+			t.Errorf("%s: found %+v, %v", name, again, err)
+		}
+	}
+	if _, err := x.Find(netip.MustParseAddr("10.0.0.2")); reasonOf(err) != v1.ReasonCallerUnknown {
+		t.Errorf("a pod of the host's network is found by its address: %v", err)
+	}
+}
+
+func TestLookupNamedWaitsForTheWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := caller.NewIndex(node, time.Minute)
+		time.AfterFunc(time.Second, func() {
+			if err := x.Set(with(pod("late"), func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending })); err != nil {
+				t.Error(err)
+			}
+		})
+		begin := time.Now()
+		if _, err := x.LookupNamed(t.Context(), identity.Key{Namespace: "ns", Name: "late"}); err != nil || time.Since(begin) != time.Second {
+			t.Errorf("%v after %s", err, time.Since(begin))
+		}
+	})
+}

@@ -54,12 +54,17 @@ func podOf(pod *corev1.Pod) Pod {
 	}
 }
 
+// lives reports whether the pod runs, or is about to: init containers run while
+// it is Pending.
+func lives(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodPending || pod.Status.Phase == corev1.PodRunning
+}
+
 // addresses returns every address by which the pod can call. A pod of the host's
 // network shares its node's and has none of its own; one that has ended has
-// given its back. Init containers call while the pod is still Pending.
+// given its back.
 func addresses(pod *corev1.Pod) ([]netip.Addr, error) {
-	running := pod.Status.Phase == corev1.PodPending || pod.Status.Phase == corev1.PodRunning
-	if pod.Spec.HostNetwork || !running {
+	if pod.Spec.HostNetwork || !lives(pod) {
 		return nil, nil
 	}
 	texts := []string{pod.Status.PodIP}

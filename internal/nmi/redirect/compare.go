@@ -8,6 +8,7 @@ import (
 // Damage is one difference between the rules that should be there and those
 // that are.
 type Damage struct {
+	Table string
 	Chain string // "" for the table itself
 	What  string
 }
@@ -15,19 +16,19 @@ type Damage struct {
 // Error says what is damaged.
 func (d *Damage) Error() string {
 	if d.Chain == "" {
-		return fmt.Sprintf("table ip %s: %s", tableName, d.What)
+		return fmt.Sprintf("table ip %s: %s", d.Table, d.What)
 	}
-	return fmt.Sprintf("table ip %s, chain %s: %s", tableName, d.Chain, d.What)
+	return fmt.Sprintf("table ip %s, chain %s: %s", d.Table, d.Chain, d.What)
 }
 
 // compare returns the first thing in which found, nil for no table, differs
 // from want; nil if it does in nothing.
-func compare(want ruleset, found *ruleset) *Damage {
+func compare(want table, found *table) *Damage {
 	if found == nil {
-		return &Damage{What: "missing"}
+		return &Damage{Table: want.name, What: "missing"}
 	}
 	if found.flags != want.flags {
-		return &Damage{What: fmt.Sprintf("has flags %#x, want %#x", found.flags, want.flags)}
+		return &Damage{Table: want.name, What: fmt.Sprintf("has flags %#x, want %#x", found.flags, want.flags)}
 	}
 	at := make(map[string]chain, len(found.chains))
 	for _, c := range found.chains {
@@ -36,14 +37,14 @@ func compare(want ruleset, found *ruleset) *Damage {
 	for _, w := range want.chains {
 		f, ok := at[w.name]
 		if !ok {
-			return &Damage{Chain: w.name, What: "missing"}
+			return &Damage{Table: want.name, Chain: w.name, What: "missing"}
 		}
 		if what := compareChain(w, f); what != "" {
-			return &Damage{Chain: w.name, What: what}
+			return &Damage{Table: want.name, Chain: w.name, What: what}
 		}
 	}
 	if found.uses != want.uses {
-		return &Damage{What: fmt.Sprintf("holds %d chains and other objects, want %d", found.uses, want.uses)}
+		return &Damage{Table: want.name, What: fmt.Sprintf("holds %d chains and other objects, want %d", found.uses, want.uses)}
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type harm struct {
 	words string
 }
 
-// damages returns what others may do to our table.
+// damages returns what others may do to our main table.
 func damages() map[string]harm {
 	all := ruleDamages()
 	maps.Copy(all, chainDamages())
@@ -45,7 +45,7 @@ func ruleDamages() map[string]harm {
 		},
 		"the table is flushed": {
 			func(c *nftables.Conn, table *nftables.Table) { c.FlushTable(table) },
-			"chain guard: has 0 rules, want 2",
+			"chain redirect: has 0 rules, want 1",
 		},
 		"the whole ruleset is flushed": {
 			func(c *nftables.Conn, _ *nftables.Table) { c.FlushRuleset() },
@@ -111,6 +111,51 @@ func chainDamages() map[string]harm {
 	}
 }
 
+// fenceDamages returns what others may do to the other one.
+func fenceDamages() map[string]harm {
+	const name = "table ip " + fenceTable
+	fence := func(table *nftables.Table) *nftables.Chain { return &nftables.Chain{Name: "fence", Table: table} }
+	return map[string]harm{
+		"the fence's table is deleted": {
+			func(c *nftables.Conn, table *nftables.Table) { c.DelTable(table) },
+			name + ": missing",
+		},
+		"the fence's table is flushed": {
+			func(c *nftables.Conn, table *nftables.Table) { c.FlushTable(table) },
+			name + ", chain fence: has 0 rules, want 2",
+		},
+		"the fence is deleted": {
+			func(c *nftables.Conn, table *nftables.Table) { c.FlushChain(fence(table)); c.DelChain(fence(table)) },
+			name + ", chain fence: missing",
+		},
+		"a rule in front of the fence's": {
+			func(c *nftables.Conn, table *nftables.Table) {
+				c.InsertRule(&nftables.Rule{Table: table, Chain: fence(table), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
+			},
+			name + ", chain fence: has 3 rules, want 2",
+		},
+		"a set in the fence's table": {
+			func(c *nftables.Conn, table *nftables.Table) {
+				_ = c.AddSet(&nftables.Set{Table: table, Name: "other", KeyType: nftables.TypeIPAddr}, nil)
+			},
+			name + ": holds 4 chains and other objects, want 3",
+		},
+	}
+}
+
+// eachDamage runs f as a test for everything that others may do to our tables.
+func eachDamage(t *testing.T, f func(w *world, do func(), words string)) {
+	t.Helper()
+	for table, all := range map[string]map[string]harm{mainTable: damages(), fenceTable: fenceDamages()} {
+		for name, harm := range all {
+			t.Run(name, func(t *testing.T) {
+				w := newWorld(t)
+				f(w, func() { w.damageTable(table, harm.do) }, harm.words)
+			})
+		}
+	}
+}
+
 // recreated puts another chain of the same name in a chain's place.
 func recreated(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) func(*nftables.Conn, *nftables.Table) {
 	return func(c *nftables.Conn, table *nftables.Table) {
@@ -122,14 +167,11 @@ func recreated(name string, kind nftables.ChainType, hook *nftables.ChainHook, p
 }
 
 func TestVerifyDetectsAndEnsureRepairs(t *testing.T) {
-	for name, harm := range damages() {
-		t.Run(name, func(t *testing.T) {
-			w := newNode(t)
-			d := w.ensured()
-			w.damage(harm.do)
-			w.detects(d, harm.words)
-		})
-	}
+	eachDamage(t, func(w *world, do func(), words string) {
+		d := w.ensured()
+		do()
+		w.detects(d, words)
+	})
 }
 
 // detects fails the test unless Verify tells of the damage, Ensure repairs it
@@ -174,24 +216,33 @@ func TestVerifyReadsRulesClosely(t *testing.T) {
 }
 
 func TestVerifyDetectsADormantTable(t *testing.T) {
-	w := newWorld(t)
-	d := w.ensured()
-	w.must(putToSleep(w.node.FD()))
-	w.hears(w.pod, metadata, "azure hears "+podIP) // so it sleeps
-	w.detects(d, "has flags 0x1, want 0x0")
-	w.refused(w.pod, metadata)
+	for _, table := range []string{mainTable, fenceTable} {
+		t.Run(table, func(t *testing.T) {
+			w := newWorld(t)
+			d := w.ensured()
+			w.must(putToSleep(w.node.FD(), mainTable))
+			w.silent(w.pod, metadata) // so it sleeps
+			w.noLeaks()
+			w.must(putToSleep(w.node.FD(), fenceTable))
+			w.hears(w.pod, metadata, "azure hears "+podIP) // so both sleep
+			must2(d.Ensure(t.Context()))(w)
+			w.must(putToSleep(w.node.FD(), table))
+			w.detects(d, "table ip "+table+": has flags 0x1, want 0x0")
+			w.refused(w.pod, metadata)
+		})
+	}
 }
 
-// putToSleep sets the dormant flag of our table, which the nftables package
+// putToSleep sets the dormant flag of a table, which the nftables package
 // cannot.
-func putToSleep(namespace int) error {
+func putToSleep(namespace int, table string) error {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: namespace})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
-		{Type: unix.NFTA_TABLE_NAME, Data: []byte("aad-pod-identity\x00")},
+		{Type: unix.NFTA_TABLE_NAME, Data: []byte(table + "\x00")},
 		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, unix.NFT_TABLE_F_DORMANT)},
 	})
 	if err != nil {

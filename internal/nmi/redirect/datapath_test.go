@@ -95,10 +95,7 @@ func TestLoopbackOfTheNodeStaysClosed(t *testing.T) {
 		w.serve(w.node, address, "loopback")
 		w.hears(w.node, address, "loopback hears 127.0.0.1")
 	}
-	// The pod gives up its own loopback to send packets for the node's.
-	w.must(w.pod.SetSysctl("net.ipv4.conf.eth0.route_localnet", "1"))
-	w.must(w.pod.DeleteAddr("lo", netip.MustParsePrefix("127.0.0.1/8")))
-	w.must(w.pod.SetRoute(netip.MustParsePrefix("127.0.0.1/32"), netip.MustParseAddr(nodeIP)))
+	w.openPodToLoopback()
 	for _, address := range []string{target, "127.0.0.1:8080"} {
 		w.silent(w.pod, address)
 	}

@@ -84,21 +84,18 @@ func (k *kept) repaired() redirect.Change {
 }
 
 func TestKeeperRepairsOnEvents(t *testing.T) {
-	for name, damage := range damages() {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			d := w.datapath()
-			k := w.keep(d)
-			w.serve(w.node, target, "nmi")
-			for range 2 { // also after a repair of its own
-				w.damage(damage.do)
-				k.repaired()
-				w.must(d.Verify(t.Context()))
-				w.hears(w.pod, metadata, "nmi hears "+podIP)
-			}
-			w.noLeaks()
-		})
-	}
+	eachDamage(t, func(w *world, do func(), _ string) {
+		d := w.datapath()
+		k := w.keep(d)
+		w.serve(w.node, target, "nmi")
+		for range 2 { // also after a repair of its own
+			do()
+			k.repaired()
+			w.must(d.Verify(w.Context()))
+			w.hears(w.pod, metadata, "nmi hears "+podIP)
+		}
+		w.noLeaks()
+	})
 }
 
 func TestKeeperTakesNewLinks(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -12,19 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NFTables is the [Datapath] of nodes whose kernel routes pods' packets: a table
+// NFTables is the [Datapath] of nodes whose kernel routes pods' packets: tables
 // of its own in the family ip, spoken to by netlink. Its methods may be called
 // by several goroutines at once.
 type NFTables struct {
 	config  Config
-	desired ruleset
+	desired []table
 
 	// contested says that a NAT chain of somebody else's may have come before
 	// ours since ours was registered.
 	contested atomic.Bool
 
 	mu      sync.Mutex // held while anything is read or changed, and protects the following
-	ensured bool       // this process has found or put the rules in place once
+	ensured bool       // the last Ensure has found or put the rules in place
 }
 
 var _ Datapath = (*NFTables)(nil)
@@ -50,6 +51,7 @@ func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 	}
 	change, err := n.ensureRules()
 	if err != nil {
+		n.ensured = false
 		return change, fmt.Errorf("ensuring redirect rules: %w", explain(err))
 	}
 	if change.Rules || !n.ensured {
@@ -65,33 +67,49 @@ func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 	return change, nil
 }
 
+// ensureRules puts each table right by itself, so that trouble with one keeps no
+// other away.
 func (n *NFTables) ensureRules() (Change, error) {
-	found, err := n.read()
-	if err != nil {
-		return Change{}, err
-	}
 	// Cleared first, so that a rival that registers from here on counts again.
 	contested := n.contested.Swap(false)
-	reason, err := n.reason(found, contested)
-	if err == nil && reason != "" {
-		err = n.replace(found != nil)
+	var reasons []string
+	var errs []error
+	for _, want := range n.desired {
+		reason, err := n.ensureTable(want, contested)
+		if err != nil {
+			errs = append(errs, err)
+		} else if reason != "" {
+			reasons = append(reasons, reason)
+		}
 	}
-	if found != nil && errors.Is(err, unix.ENOENT) { // deleted since it was read
-		err = n.replace(false)
+	if errs != nil && contested {
+		n.contested.Store(true)
 	}
-	if err != nil {
-		n.contested.Store(contested)
-		return Change{}, err
-	}
-	return Change{Rules: reason != "", Reason: reason}, nil
+	return Change{Rules: reasons != nil, Reason: strings.Join(reasons, "; ")}, errors.Join(errs...)
 }
 
-// reason says why the rules must be replaced, "" if they need not be.
-func (n *NFTables) reason(found *ruleset, contested bool) (string, error) {
-	if damage := compare(n.desired, found); damage != nil {
+// ensureTable says why it had to replace the table, "" if it had not.
+func (n *NFTables) ensureTable(want table, contested bool) (string, error) {
+	found, err := n.read(want)
+	if err != nil {
+		return "", err
+	}
+	reason, err := n.reason(want, found, contested)
+	if err == nil && reason != "" {
+		err = n.replace(want, found != nil)
+	}
+	if found != nil && errors.Is(err, unix.ENOENT) { // deleted since it was read
+		err = n.replace(want, false)
+	}
+	return reason, err
+}
+
+// reason says why a table must be replaced, "" if it need not be.
+func (n *NFTables) reason(want table, found *table, contested bool) (string, error) {
+	if damage := compare(want, found); damage != nil {
 		return damage.Error(), nil
 	}
-	if !contested {
+	if !contested || want.name != mainTable {
 		return "", nil
 	}
 	conn, err := n.conn()
@@ -110,7 +128,7 @@ func (n *NFTables) reason(found *ruleset, contested bool) (string, error) {
 // that, since at one priority the youngest comes first.
 func rival(chains []*nftables.Chain) string {
 	for _, c := range chains {
-		foreign := c.Table != nil && (c.Table.Name != tableName || c.Table.Family != nftables.TableFamilyIPv4)
+		foreign := c.Table != nil && !isOurs(c.Table.Family, c.Table.Name)
 		if foreign && c.Type == nftables.ChainTypeNAT && *c.Hooknum == *nftables.ChainHookPrerouting && *c.Priority == natPriority {
 			return fmt.Sprintf("chain %s of table %s has the same priority", c.Name, c.Table.Name)
 		}
@@ -118,29 +136,28 @@ func rival(chains []*nftables.Chain) string {
 	return ""
 }
 
-// replace installs the desired table in place of what is there, in one
-// transaction: the kernel switches from the old rules to the new between two
-// packets.
-func (n *NFTables) replace(exists bool) error {
+// replace installs a table in place of what is there, in one transaction: the
+// kernel switches from the old rules to the new between two packets.
+func (n *NFTables) replace(want table, exists bool) error {
 	conn, err := n.conn()
 	if err != nil {
 		return err
 	}
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
+	t := &nftables.Table{Name: want.name, Family: nftables.TableFamilyIPv4}
 	if exists {
-		conn.DelTable(table)
+		conn.DelTable(t)
 	}
-	conn.AddTable(table)
-	for _, c := range n.desired.chains {
+	conn.AddTable(t)
+	for _, c := range want.chains {
 		added := conn.AddChain(&nftables.Chain{
-			Name: c.name, Table: table, Type: c.kind, Hooknum: &c.hook, Priority: &c.priority, Policy: &c.policy,
+			Name: c.name, Table: t, Type: c.kind, Hooknum: &c.hook, Priority: &c.priority, Policy: &c.policy,
 		})
 		for _, r := range c.rules {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: added, Exprs: r.exprs, UserData: encodeComment(r.comment)})
+			conn.AddRule(&nftables.Rule{Table: t, Chain: added, Exprs: r.exprs, UserData: encodeComment(r.comment)})
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("replacing table %s: %w", tableName, err)
+		return fmt.Errorf("replacing table %s: %w", want.name, err)
 	}
 	return nil
 }
@@ -153,12 +170,14 @@ func (n *NFTables) Verify(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	found, err := n.read()
-	if err != nil {
-		return fmt.Errorf("verifying redirect rules: %w", explain(err))
-	}
-	if damage := compare(n.desired, found); damage != nil {
-		return fmt.Errorf("verifying redirect rules: %w", damage)
+	for _, want := range n.desired {
+		found, err := n.read(want)
+		if err != nil {
+			return fmt.Errorf("verifying redirect rules: %w", explain(err))
+		}
+		if damage := compare(want, found); damage != nil {
+			return fmt.Errorf("verifying redirect rules: %w", damage)
+		}
 	}
 	if !n.config.loopback() {
 		return nil
@@ -183,31 +202,33 @@ func (n *NFTables) Delete(ctx context.Context) error {
 			return fmt.Errorf("closing links to loopback: %w", denied(err))
 		}
 	}
-	if err := n.deleteTable(); err != nil {
-		return fmt.Errorf("deleting redirect rules: %w", explain(err))
+	for _, t := range n.desired {
+		if err := n.deleteTable(t.name); err != nil {
+			return fmt.Errorf("deleting redirect rules: %w", explain(err))
+		}
 	}
 	return nil
 }
 
-func (n *NFTables) deleteTable() error {
+func (n *NFTables) deleteTable(name string) error {
 	conn, err := n.conn()
 	if err != nil {
 		return err
 	}
-	conn.DelTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4})
+	conn.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyIPv4})
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
+		return fmt.Errorf("deleting table %s: %w", name, err)
 	}
 	return nil
 }
 
-func (n *NFTables) read() (*ruleset, error) {
+func (n *NFTables) read(want table) (*table, error) {
 	conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	return read(conn, n.desired)
+	return read(conn, want)
 }
 
 // conn returns a connection that opens a socket per operation, so that one that

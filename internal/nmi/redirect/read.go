@@ -17,15 +17,16 @@ import (
 // make a rule with one more of them look like ours.
 type opaque struct{ expr.Any }
 
-// read returns our table as the kernel holds it, or nil if there is none. Only
-// the chains that want has are read; uses tells whether there are others.
-func read(conn *netlink.Conn, want ruleset) (*ruleset, error) {
-	found, err := readTable(conn)
+// read returns the table of want's name as the kernel holds it, or nil if there
+// is none. Only the chains that want has are read; uses tells whether there are
+// others.
+func read(conn *netlink.Conn, want table) (*table, error) {
+	found, err := readTable(conn, want.name)
 	if found == nil || err != nil {
 		return nil, err
 	}
 	for _, w := range want.chains {
-		c, err := readChain(conn, w.name)
+		c, err := readChain(conn, want.name, w.name)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
@@ -40,15 +41,15 @@ func read(conn *netlink.Conn, want ruleset) (*ruleset, error) {
 	return found, nil
 }
 
-func readTable(conn *netlink.Conn) (*ruleset, error) {
-	answers, err := conn.Execute(request(unix.NFT_MSG_GETTABLE, 0, attr(unix.NFTA_TABLE_NAME, tableName)))
+func readTable(conn *netlink.Conn, name string) (*table, error) {
+	answers, err := conn.Execute(request(unix.NFT_MSG_GETTABLE, 0, attr(unix.NFTA_TABLE_NAME, name)))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading table %s: %w", tableName, err)
+		return nil, fmt.Errorf("reading table %s: %w", name, err)
 	}
-	found := &ruleset{}
+	found := &table{name: name}
 	err = eachAttr(answers, func(ad *netlink.AttributeDecoder) {
 		switch ad.Type() {
 		case unix.NFTA_TABLE_FLAGS:
@@ -60,9 +61,9 @@ func readTable(conn *netlink.Conn) (*ruleset, error) {
 	return found, err
 }
 
-func readChain(conn *netlink.Conn, name string) (chain, error) {
+func readChain(conn *netlink.Conn, in, name string) (chain, error) {
 	answers, err := conn.Execute(request(unix.NFT_MSG_GETCHAIN, 0,
-		attr(unix.NFTA_CHAIN_TABLE, tableName), attr(unix.NFTA_CHAIN_NAME, name)))
+		attr(unix.NFTA_CHAIN_TABLE, in), attr(unix.NFTA_CHAIN_NAME, name)))
 	if err != nil {
 		return chain{}, err
 	}
@@ -96,8 +97,8 @@ func decodeHook(ad *netlink.AttributeDecoder) (hook nftables.ChainHook, priority
 }
 
 // readRules reads every rule of the table in one go and adds each to its chain.
-func readRules(conn *netlink.Conn, found *ruleset) error {
-	answers, err := conn.Execute(request(unix.NFT_MSG_GETRULE, netlink.Dump, attr(unix.NFTA_RULE_TABLE, tableName)))
+func readRules(conn *netlink.Conn, found *table) error {
+	answers, err := conn.Execute(request(unix.NFT_MSG_GETRULE, netlink.Dump, attr(unix.NFTA_RULE_TABLE, found.name)))
 	if err != nil {
 		return err
 	}

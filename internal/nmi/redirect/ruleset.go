@@ -13,7 +13,8 @@ import (
 // The names under which the rules are found in the node's ruleset. A new
 // version must keep them, or it leaves the old version's rules behind.
 const (
-	tableName     = "aad-pod-identity"
+	mainTable     = "aad-pod-identity"
+	fenceTable    = "aad-pod-identity-fence"
 	guardChain    = "guard"
 	redirectChain = "redirect"
 	fenceChain    = "fence"
@@ -24,8 +25,14 @@ const (
 // so that it does not matter who registered first.
 const natPriority = -110
 
-// ruleset is a table: what is desired of it, or what the kernel says it holds.
-type ruleset struct {
+// isOurs says whether a table is one of those that are installed here.
+func isOurs(family nftables.TableFamily, name string) bool {
+	return family == nftables.TableFamilyIPv4 && (name == mainTable || name == fenceTable)
+}
+
+// table is what is desired of a table, or what the kernel says it holds.
+type table struct {
+	name   string
 	flags  uint32 // none are desired; 1 is a table that is switched off
 	uses   uint32 // how many chains, sets and other objects it holds
 	chains []chain
@@ -47,24 +54,37 @@ type rule struct {
 	exprs   []expr.Any
 }
 
-// desired returns the table for a config. It is what Ensure installs and Verify
-// expects.
+// desired returns the tables for a config. They are what Ensure installs and
+// Verify expects.
 //
-//	chain     hook         priority  rule
-//	guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback target only)
-//	redirect  prerouting   -110      TCP to the metadata endpoint → DNAT to the target
-//	fence     forward         0      to the metadata address → drop
-//	                                 TCP that was to the metadata endpoint → drop
-//	answer    output          0      TCP from the target, not from NMI's user → drop
+//	table  chain     hook         priority  rule
+//	both   guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback target only)
+//	main   redirect  prerouting   -110      TCP to the metadata endpoint → DNAT to the target
+//	both   fence     forward         0      to the metadata address → drop
+//	                                        TCP that was to the metadata endpoint → drop
+//	both   answer    output          0      TCP from the target, not from NMI's user → drop
 //
 // PREROUTING sees what comes from outside the host's own stack, so that the
 // node's processes, and pods on its network, keep their way to the service.
-func desired(c Config) ruleset {
+//
+// All that only drops stands in two tables, so that somebody who deletes or
+// flushes one of them, whichever, opens nothing until it is put back: without
+// the redirect a pod is cut off, and never asks as the node.
+func desired(c Config) []table {
+	redirect := chain{
+		name: redirectChain, kind: nftables.ChainTypeNAT, hook: *nftables.ChainHookPrerouting, priority: natPriority,
+		policy: nftables.ChainPolicyAccept, rules: []rule{redirectRule(c)},
+	}
+	drops := dropChains(c)
+	return []table{newTable(mainTable, append([]chain{redirect}, drops...)), newTable(fenceTable, drops)}
+}
+
+func newTable(name string, chains []chain) table {
+	return table{name: name, uses: uint32(len(chains)), chains: chains} //nolint:gosec // four at most
+}
+
+func dropChains(c Config) []chain {
 	chains := []chain{
-		{
-			name: redirectChain, kind: nftables.ChainTypeNAT, hook: *nftables.ChainHookPrerouting, priority: natPriority,
-			rules: []rule{redirectRule(c)},
-		},
 		{
 			name: fenceChain, kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookForward, priority: *nftables.ChainPriorityFilter,
 			rules: []rule{fenceRule(c), reroutedRule(c)},
@@ -75,18 +95,18 @@ func desired(c Config) ruleset {
 		},
 	}
 	if c.loopback() {
-		chains = append([]chain{{
+		chains = append(chains, chain{
 			name: guardChain, kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookPrerouting, priority: *nftables.ChainPriorityRaw,
 			rules: []rule{
 				{comment: "no packet from outside is for loopback", exprs: guardExprs(destination)},
 				{comment: "no packet from outside is from loopback", exprs: guardExprs(source)},
 			},
-		}}, chains...)
+		})
 	}
 	for i := range chains {
 		chains[i].policy = nftables.ChainPolicyAccept
 	}
-	return ruleset{uses: uint32(len(chains)), chains: chains} //nolint:gosec // four at most
+	return chains
 }
 
 // redirectRule is the DNAT. The kernel names both ends of each range when it is

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,58 +38,72 @@ func sentence(e expr.Any) string {
 }
 
 func TestDesired(t *testing.T) {
-	const (
-		redirect = "chain redirect nat hook 0 priority -110 policy 1"
-		fence    = "chain fence filter hook 2 priority 0 policy 1"
-		answer   = "chain answer filter hook 3 priority 0 policy 1"
-		fenced   = " no pod reaches the metadata address: @nh,16,4 == 0a090807 drop"
-		rerouted = " no pod is sent elsewhere for metadata: meta l4proto == 06 ct 9 dir 0 == 0a090807 ct 12 dir 0 == 1f90 drop"
-	)
 	uid := fmt.Sprintf("%x", binary.NativeEndian.AppendUint32(nil, 1234))
 	lo := "6c6f" + strings.Repeat("0", 28)
+	drops := func(target string) []string {
+		return []string{
+			"chain fence filter hook 2 priority 0 policy 1",
+			" no pod reaches the metadata address: @nh,16,4 == 0a090807 drop",
+			" no pod is sent elsewhere for metadata: meta l4proto == 06 ct 9 dir 0 == 0a090807 ct 12 dir 0 == 1f90 drop",
+			"chain answer filter hook 3 priority 0 policy 1",
+			" only NMI answers from its address: meta l4proto == 06 " + target + " meta skuid != " + uid + " drop",
+		}
+	}
+	guard := []string{
+		"chain guard filter hook 0 priority -300 policy 1",
+		" no packet from outside is for loopback: meta iifname != " + lo + " @nh,16,1 == 7f drop",
+		" no packet from outside is from loopback: meta iifname != " + lo + " @nh,12,1 == 7f drop",
+	}
+	redirect := func(registers string) []string {
+		return []string{
+			"chain redirect nat hook 0 priority -110 policy 1",
+			" pods ask NMI for metadata: meta l4proto == 06 @nh,16,4 == 0a090807 @th,2,2 == 1f90 " + registers + " nat type 1 to reg1:reg2",
+		}
+	}
+	main, fence := []string{"table " + mainTable}, []string{"table " + fenceTable}
+	loopback := append(drops("@nh,12,4 == 7f010203 @th,0,2 == 0102"), guard...)
+	address := drops("@nh,12,4 == c0000201 @th,0,2 == 0a13")
 	for name, test := range map[string]struct {
 		target string
 		want   []string
 	}{
-		"to loopback": {"127.1.2.3:258", []string{
-			"chain guard filter hook 0 priority -300 policy 1",
-			" no packet from outside is for loopback: meta iifname != " + lo + " @nh,16,1 == 7f drop",
-			" no packet from outside is from loopback: meta iifname != " + lo + " @nh,12,1 == 7f drop",
-			redirect,
-			" pods ask NMI for metadata: meta l4proto == 06 @nh,16,4 == 0a090807 @th,2,2 == 1f90 reg1=7f010203 reg2=0102 nat type 1 to reg1:reg2",
-			fence, fenced, rerouted, answer,
-			" only NMI answers from its address: meta l4proto == 06 @nh,12,4 == 7f010203 @th,0,2 == 0102 meta skuid != " + uid + " drop",
-		}},
-		"to an address of the node": {"192.0.2.1:2579", []string{
-			redirect,
-			" pods ask NMI for metadata: meta l4proto == 06 @nh,16,4 == 0a090807 @th,2,2 == 1f90 reg1=c0000201 reg2=0a13 nat type 1 to reg1:reg2",
-			fence, fenced, rerouted, answer,
-			" only NMI answers from its address: meta l4proto == 06 @nh,12,4 == c0000201 @th,0,2 == 0a13 meta skuid != " + uid + " drop",
-		}},
+		"to loopback":               {"127.1.2.3:258", slices.Concat(main, redirect("reg1=7f010203 reg2=0102"), loopback, fence, loopback)},
+		"to an address of the node": {"192.0.2.1:2579", slices.Concat(main, redirect("reg1=c0000201 reg2=0a13"), address, fence, address)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			rules := desired(Config{
+			tables := desired(Config{
 				Metadata: netip.MustParseAddrPort("10.9.8.7:8080"), Target: netip.MustParseAddrPort(test.target), UID: 1234,
 			})
 			var got []string
-			for _, c := range rules.chains {
-				got = append(got, fmt.Sprintf("chain %s %s hook %d priority %d policy %d", c.name, c.kind, c.hook, c.priority, c.policy))
-				for _, r := range c.rules {
-					line := " " + r.comment + ":"
-					for _, e := range r.exprs {
-						line += " " + sentence(e)
-					}
-					got = append(got, line)
-				}
+			for _, t := range tables {
+				got = append(got, lines(t)...)
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Error(diff)
 			}
-			if int(rules.uses) != len(rules.chains) || rules.flags != 0 {
-				t.Errorf("uses %d and flags %d for %d chains", rules.uses, rules.flags, len(rules.chains))
+			for _, table := range tables {
+				if int(table.uses) != len(table.chains) || table.flags != 0 {
+					t.Errorf("uses %d and flags %d for %d chains", table.uses, table.flags, len(table.chains))
+				}
 			}
 		})
 	}
+}
+
+// lines writes a table down.
+func lines(t table) []string {
+	all := []string{"table " + t.name}
+	for _, c := range t.chains {
+		all = append(all, fmt.Sprintf("chain %s %s hook %d priority %d policy %d", c.name, c.kind, c.hook, c.priority, c.policy))
+		for _, r := range c.rules {
+			line := " " + r.comment + ":"
+			for _, e := range r.exprs {
+				line += " " + sentence(e)
+			}
+			all = append(all, line)
+		}
+	}
+	return all
 }
 
 func TestCompareFindsNothingInTheDesired(t *testing.T) {
@@ -97,18 +112,22 @@ func TestCompareFindsNothingInTheDesired(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := desired(config)
-	if damage := compare(desired(config), &found); damage != nil {
-		t.Error(damage)
+	for i, want := range desired(config) {
+		if damage := compare(want, &found[i]); damage != nil {
+			t.Error(damage)
+		}
 	}
 	config.UID++
-	if damage := compare(desired(config), &found); damage == nil || damage.Chain != answerChain {
-		t.Errorf("another user: got %v, want damage to %s", damage, answerChain)
+	for i, want := range desired(config) {
+		if damage := compare(want, &found[i]); damage == nil || damage.Chain != answerChain || damage.Table != want.name {
+			t.Errorf("another user: got %v, want damage to %s of %s", damage, answerChain, want.name)
+		}
 	}
 }
 
 func TestCommentsAreReadAsWritten(t *testing.T) {
 	config, _ := Config{}.withDefaults()
-	for _, c := range desired(config).chains {
+	for _, c := range desired(config)[0].chains { // the other holds no more
 		for _, r := range c.rules {
 			if got := decodeComment(encodeComment(r.comment)); got != r.comment || len(r.comment) > 120 {
 				t.Errorf("%q is read as %q", r.comment, got)

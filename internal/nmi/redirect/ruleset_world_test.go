@@ -30,11 +30,16 @@ func generation(w *world) uint32 {
 	return 0
 }
 
-// damage does something to the node's ruleset that its owner would not.
+// damage does something to the node's main table that its owner would not.
 func (w *world) damage(do func(*nftables.Conn, *nftables.Table)) {
 	w.Helper()
+	w.damageTable(mainTable, do)
+}
+
+func (w *world) damageTable(name string, do func(*nftables.Conn, *nftables.Table)) {
+	w.Helper()
 	conn := must2(nftables.New(nftables.WithNetNSFd(w.node.FD())))(w)
-	do(conn, &nftables.Table{Name: "aad-pod-identity", Family: nftables.TableFamilyIPv4})
+	do(conn, &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4})
 	if err := conn.Flush(); err != nil {
 		w.Error(err)
 	}

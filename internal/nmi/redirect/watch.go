@@ -20,7 +20,7 @@ const (
 
 var _ Watcher = (*NFTables)(nil)
 
-// Watch implements [Watcher]: it reports changes of our table, NAT chains that
+// Watch implements [Watcher]: it reports changes of our tables, NAT chains that
 // may come before ours and, where links must let packets through to loopback,
 // changes of links.
 func (n *NFTables) Watch(ctx context.Context, changed func()) error {
@@ -104,8 +104,8 @@ func subscribe(family, namespace int, group uint32) (*netlink.Conn, error) {
 	return conn, nil
 }
 
-// mattersToRules says whether an announcement is about our table or a rival of
-// it. The zero message stands for announcements that were lost.
+// mattersToRules says whether an announcement is about one of our tables or a
+// rival of it. The zero message stands for announcements that were lost.
 func (n *NFTables) mattersToRules(m netlink.Message) bool {
 	about := describe(m)
 	if about.rival {
@@ -129,12 +129,12 @@ func describe(m netlink.Message) subject {
 	}
 	// In tables, chains, rules, sets, elements and objects alike, the first
 	// attribute is the name of the table.
-	var table string
+	var in string
 	c := chain{}
 	err := eachAttr([]netlink.Message{m}, func(ad *netlink.AttributeDecoder) {
 		switch ad.Type() {
 		case unix.NFTA_TABLE_NAME:
-			table = ad.String()
+			in = ad.String()
 		case unix.NFTA_CHAIN_HOOK:
 			if m.Header.Type&kind == unix.NFT_MSG_NEWCHAIN {
 				ad.Nested(func(hook *netlink.AttributeDecoder) error {
@@ -147,7 +147,7 @@ func describe(m netlink.Message) subject {
 	if err != nil {
 		return subject{ours: true, rival: true}
 	}
-	ours := table == tableName && m.Data[0] == unix.NFPROTO_IPV4
+	ours := isOurs(nftables.TableFamily(m.Data[0]), in)
 	return subject{
 		ours:  ours,
 		rival: !ours && c.hook == *nftables.ChainHookPrerouting && c.priority == natPriority,

@@ -36,7 +36,7 @@ func (*script) Send(netlink.Message) error           { return unix.EOPNOTSUPP }
 func (*script) SendMessages([]netlink.Message) error { return unix.EOPNOTSUPP }
 
 func TestListen(t *testing.T) {
-	ours := announce(t, unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, tableName)
+	ours := announce(t, unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, mainTable)
 	foreign := announce(t, unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, "other")
 	rival := announce(t, unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_IPV4, "other", hookAttr(t, 0, natPriority))
 	end := announce(t, unix.NFT_MSG_NEWGEN, unix.NFPROTO_IPV4, "")

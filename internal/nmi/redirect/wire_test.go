@@ -49,12 +49,13 @@ func TestDescribe(t *testing.T) {
 		message netlink.Message
 		want    subject
 	}{
-		"our table goes":                 {announce(t, unix.NFT_MSG_DELTABLE, ip, tableName), ours},
-		"our rule goes":                  {announce(t, unix.NFT_MSG_DELRULE, ip, tableName), ours},
-		"our chain comes":                {announce(t, unix.NFT_MSG_NEWCHAIN, ip, tableName, hookAttr(t, 0, -110)), ours},
-		"a set in our table":             {announce(t, unix.NFT_MSG_NEWSET, ip, tableName), ours},
+		"our table goes":                 {announce(t, unix.NFT_MSG_DELTABLE, ip, mainTable), ours},
+		"our other table goes":           {announce(t, unix.NFT_MSG_DELTABLE, ip, fenceTable), ours},
+		"our rule goes":                  {announce(t, unix.NFT_MSG_DELRULE, ip, mainTable), ours},
+		"our chain comes":                {announce(t, unix.NFT_MSG_NEWCHAIN, ip, mainTable, hookAttr(t, 0, -110)), ours},
+		"a set in our table":             {announce(t, unix.NFT_MSG_NEWSET, ip, mainTable), ours},
 		"another table":                  {announce(t, unix.NFT_MSG_DELTABLE, ip, "other"), nothing},
-		"our name in another family":     {announce(t, unix.NFT_MSG_DELTABLE, ip6, tableName), nothing},
+		"our name in another family":     {announce(t, unix.NFT_MSG_DELTABLE, ip6, mainTable), nothing},
 		"a chain at our priority":        {announce(t, unix.NFT_MSG_NEWCHAIN, ip, "other", hookAttr(t, 0, -110)), rival},
 		"one for both families":          {announce(t, unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_INET, "other", hookAttr(t, 0, -110)), rival},
 		"one that goes":                  {announce(t, unix.NFT_MSG_DELCHAIN, ip, "other", hookAttr(t, 0, -110)), nothing},
@@ -88,8 +89,9 @@ func TestRival(t *testing.T) {
 		chain *nftables.Chain
 		rival bool
 	}{
-		"ours":                    {chainOf(ip, tableName, -110), false},
-		"our name, both families": {chainOf(inet, tableName, -110), true},
+		"ours":                    {chainOf(ip, mainTable, -110), false},
+		"our other table's":       {chainOf(ip, fenceTable, -110), false},
+		"our name, both families": {chainOf(inet, mainTable, -110), true},
 		"at our priority":         {chainOf(ip, "other", -110), true},
 		"behind":                  {chainOf(ip, "other", -100), false},
 		"no NAT":                  {with(chainOf(ip, "other", -110), func(c *nftables.Chain) { c.Type = nftables.ChainTypeFilter }), false},

@@ -20,6 +20,9 @@ const (
 	target   = "127.0.0.1:2579"
 	podIP    = "10.244.0.2"
 	nodeIP   = "10.244.0.1"
+
+	mainTable  = "aad-pod-identity"
+	fenceTable = "aad-pod-identity-fence"
 )
 
 // world is a node between a pod and the simulated metadata service.
@@ -155,6 +158,15 @@ func (w *world) silent(from *netns.NS, address string) {
 	if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
 		w.Errorf("%s asks %s: got %v, want silence", from.Name(), address, err)
 	}
+}
+
+// openPodToLoopback has the pod give up its own loopback, to send packets for
+// the node's.
+func (w *world) openPodToLoopback() {
+	w.Helper()
+	w.must(w.pod.SetSysctl("net.ipv4.conf.eth0.route_localnet", "1"))
+	w.must(w.pod.DeleteAddr("lo", netip.MustParsePrefix("127.0.0.1/8")))
+	w.must(w.pod.SetRoute(netip.MustParsePrefix("127.0.0.1/32"), netip.MustParseAddr(nodeIP)))
 }
 
 // leaked returns how many packets for the metadata address reached azure.

@@ -22,9 +22,13 @@ import (
 // maxResources bounds the values of the label resource, which callers choose.
 const maxResources = 50
 
-// managedIdentityOperation is the value that dashboards know of the label
-// operation_type for the metadata service's tokens of user-assigned identities.
-const managedIdentityOperation = "adal_token_msi_userassignedid"
+// The values that dashboards know of the label operation_type. That of service
+// principals is among those of the metadata service, which has no part in it.
+const (
+	managedIdentityOperation  = "adal_token_msi_userassignedid"
+	servicePrincipalOperation = "adal_token"
+	findPodOperation          = "get_pod_list"
+)
 
 // Metrics are the agent's. Those that begin with aadpodidentity_ have the names,
 // labels and buckets of AAD Pod Identity v1.8.17, so that its dashboards stay
@@ -35,8 +39,10 @@ type Metrics struct {
 	operations   *prometheus.HistogramVec
 	imdsDuration *prometheus.HistogramVec
 	imdsErrors   *prometheus.CounterVec
+	apiErrors    *prometheus.CounterVec
 	decisions    *prometheus.CounterVec
 	cache        *prometheus.CounterVec
+	limited      *prometheus.CounterVec
 	upstream     *prometheus.HistogramVec
 	repairs      prometheus.Counter
 
@@ -59,22 +65,28 @@ func NewMetrics() *Metrics {
 		imdsErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "aadpodidentity_imds_operations_errors_count", Help: "Token requests to the metadata service that failed.",
 		}, []string{"operation_type"}),
+		apiErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aadpodidentity_kubernetes_api_operations_errors_count", Help: "Secrets that could not be read, and pods that could not be found.",
+		}, []string{"operation_type"}),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nmi_decisions_total", Help: "Requests of pods, by what was decided.",
 		}, []string{"route", "reason"}),
 		cache: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nmi_token_cache_total", Help: "Requests to the token cache, by how it answered.",
 		}, []string{"result"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nmi_limited_total", Help: "Requests and connections of pods that met a limit of the agent, by the limit.",
+		}, []string{"limit"}),
 		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "nmi_upstream_duration_seconds", Help: "Time of token requests to the metadata service, by how they went.",
+			Name: "nmi_upstream_duration_seconds", Help: "Time of token requests to the metadata service and to Entra, by how they went.",
 			Buckets: prometheus.DefBuckets,
-		}, []string{"code"}),
+		}, []string{"upstream", "code"}),
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nmi_redirect_repairs_total", Help: "How often the redirect's rules had to be put back.",
 		}),
 		resources: map[string]bool{},
 	}
-	m.registry.MustRegister(m.operations, m.imdsDuration, m.imdsErrors, m.decisions, m.cache, m.upstream, m.repairs,
+	m.registry.MustRegister(m.operations, m.imdsDuration, m.imdsErrors, m.apiErrors, m.decisions, m.cache, m.limited, m.upstream, m.repairs,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -89,9 +101,24 @@ func (m *Metrics) Handler() http.Handler {
 // Decided counts one decision.
 func (m *Metrics) Decided(record *audit.Record) {
 	m.decisions.WithLabelValues(string(record.Route), string(record.Reason)).Inc()
-	if record.Route == audit.RouteToken {
-		m.operations.WithLabelValues(record.Pod.Namespace, imds.TokenPath, m.resource(record), strconv.Itoa(record.Status)).Observe(record.Took.Seconds())
+	if record.Reason == v1.ReasonCallerUnknown || record.Reason == v1.ReasonCallerAmbiguous {
+		m.APIFailed(findPodOperation)
 	}
+	if path := operationOf(record.Route); path != "" {
+		m.operations.WithLabelValues(record.Pod.Namespace, path, m.resource(record), strconv.Itoa(record.Status)).Observe(record.Took.Seconds())
+	}
+}
+
+// operationOf returns what the label operation_type says of a token route: its
+// path, in its one spelling.
+func operationOf(route audit.Route) string {
+	switch route {
+	case audit.RouteToken:
+		return imds.TokenPath
+	case audit.RouteHost:
+		return "/host/token"
+	}
+	return ""
 }
 
 // resource returns what the label resource says: the audience of tokens that
@@ -110,19 +137,47 @@ func (m *Metrics) resource(record *audit.Record) string {
 	return record.Resource
 }
 
-// Asked counts one token request to the metadata service.
-func (m *Metrics) Asked(code string, took time.Duration) {
-	m.upstream.WithLabelValues(code).Observe(took.Seconds())
+// AskedIMDS counts one token request to the metadata service.
+func (m *Metrics) AskedIMDS(code string, took time.Duration) {
+	m.asked("imds", managedIdentityOperation, code, took)
+}
+
+// AskedEntra counts one token request to Entra.
+func (m *Metrics) AskedEntra(code string, took time.Duration) {
+	m.asked("entra", servicePrincipalOperation, code, took)
+}
+
+func (m *Metrics) asked(upstream, operation, code string, took time.Duration) {
+	m.upstream.WithLabelValues(upstream, code).Observe(took.Seconds())
 	if code != "ok" {
-		m.imdsErrors.WithLabelValues(managedIdentityOperation).Inc()
+		m.imdsErrors.WithLabelValues(operation).Inc()
 		return
 	}
-	m.imdsDuration.WithLabelValues(managedIdentityOperation).Observe(took.Seconds())
+	m.imdsDuration.WithLabelValues(operation).Observe(took.Seconds())
+}
+
+// APIFailed counts one failure of something that is asked of the API server.
+func (m *Metrics) APIFailed(operation string) {
+	m.apiErrors.WithLabelValues(operation).Inc()
 }
 
 // Cached counts one answer of the token cache, by its result.
 func (m *Metrics) Cached(result string) {
 	m.cache.WithLabelValues(result).Inc()
+}
+
+// Limited counts one request or connection that met a limit.
+func (m *Metrics) Limited(limit string) {
+	m.limited.WithLabelValues(limit).Inc()
+}
+
+// Waiting shows how many requests wait for their turn at an upstream. It is
+// called once for each.
+func (m *Metrics) Waiting(upstream string, count func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "nmi_upstream_waiting", Help: "Requests that wait for their turn at an upstream.",
+		ConstLabels: prometheus.Labels{"upstream": upstream},
+	}, func() float64 { return float64(count()) }))
 }
 
 // Repaired counts one repair of the redirect.

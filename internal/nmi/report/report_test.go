@@ -77,3 +77,40 @@ func TestCallersDoNotChooseLabels(t *testing.T) {
 		t.Error("decisions are not counted")
 	}
 }
+
+// The contract's series, by the names and values that its dashboards know.
+func TestTheContractsMetrics(t *testing.T) {
+	m := NewMetrics()
+	m.Decided(&audit.Record{Route: audit.RouteToken, Pod: identity.Key{Namespace: "ns", Name: "p"}, Resource: "r", Reason: v1.ReasonIssued, Status: 200})
+	m.Decided(&audit.Record{Route: audit.RouteHost, Pod: identity.Key{Namespace: "ns", Name: "p"}, Resource: "r", Reason: v1.ReasonIssued, Status: 200})
+	m.Decided(&audit.Record{Route: audit.RouteToken, Reason: v1.ReasonCallerUnknown, Status: 404})
+	m.Decided(&audit.Record{Route: audit.RouteInstance, Reason: v1.ReasonForwarded, Status: 200})
+	m.AskedIMDS("ok", time.Second)
+	m.AskedIMDS("refused", time.Second)
+	m.AskedEntra("ok", time.Second)
+	m.AskedEntra("forbidden", time.Second)
+	m.APIFailed("get_secret")
+	text := scrape(m)
+	for _, line := range []string{
+		`aadpodidentity_nmi_operations_duration_seconds_count{namespace="ns",operation_type="/metadata/identity/oauth2/token",resource="r",status_code="200"} 1`,
+		`aadpodidentity_nmi_operations_duration_seconds_count{namespace="ns",operation_type="/host/token",resource="r",status_code="200"} 1`,
+		`aadpodidentity_nmi_operations_duration_seconds_count{namespace="",operation_type="/metadata/identity/oauth2/token",resource="",status_code="404"} 1`,
+		`aadpodidentity_imds_operations_duration_seconds_count{operation_type="adal_token_msi_userassignedid"} 1`,
+		`aadpodidentity_imds_operations_duration_seconds_count{operation_type="adal_token"} 1`,
+		`aadpodidentity_imds_operations_errors_count{operation_type="adal_token_msi_userassignedid"} 1`,
+		`aadpodidentity_imds_operations_errors_count{operation_type="adal_token"} 1`,
+		`aadpodidentity_kubernetes_api_operations_errors_count{operation_type="get_secret"} 1`,
+		`aadpodidentity_kubernetes_api_operations_errors_count{operation_type="get_pod_list"} 1`,
+		`nmi_upstream_duration_seconds_count{code="ok",upstream="entra"} 1`,
+		`nmi_decisions_total{reason="Forwarded",route="instance"} 1`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("metrics lack %s", line)
+		}
+	}
+	for name, buckets := range map[string]int{"aadpodidentity_nmi_operations_duration_seconds": 18 * 3, "aadpodidentity_imds_operations_duration_seconds": 18 * 2} {
+		if got := strings.Count(text, name+"_bucket{") - strings.Count(text, name+`_bucket{le="+Inf"`); got < buckets {
+			t.Errorf("%s has %d buckets", name, got)
+		}
+	}
+}

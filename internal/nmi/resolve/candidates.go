@@ -57,7 +57,7 @@ type StandardInput struct {
 //
 //	its status          and then
 //	Assigned or empty   usable
-//	Created             NotAttached
+//	Created             NotAttached, if it must be attached at all
 //	Unassigned          never used
 //	none yet            NotAssigned, if the bindings give the pod the identity
 //
@@ -100,8 +100,11 @@ func toCome(id identity.Identity) Candidate {
 	return Candidate{Identity: id, Pending: v1.ReasonNotAssigned}
 }
 
+// samePrincipal compares all that tokens depend on. Who may use the identity is
+// decided by the object, not by a copy.
 func samePrincipal(a, b identity.Identity) bool {
-	return a.Kind == b.Kind && a.ClientID == b.ClientID && a.ResourceID == b.ResourceID && a.TenantID == b.TenantID
+	a.Namespaced = b.Namespaced
+	return a == b
 }
 
 func (in *StandardInput) concerns(object *v1.AzureAssignedIdentity) bool {
@@ -121,11 +124,11 @@ func (in *StandardInput) read(object *v1.AzureAssignedIdentity) (Candidate, *bin
 	if err != nil {
 		return Candidate{}, &binding.Refusal{Reason: v1.ReasonInvalidIdentity, Identity: key, Message: err.Error()}
 	}
-	switch object.Status.Status {
-	case v1.AssignedIDAssigned, v1.AssignedIDLegacy:
-		return Candidate{Identity: id}, nil
+	status := object.Status.Status
+	if id.Attached() && status != v1.AssignedIDAssigned && status != v1.AssignedIDLegacy {
+		return Candidate{Identity: id, Pending: v1.ReasonNotAttached}, nil
 	}
-	return Candidate{Identity: id, Pending: v1.ReasonNotAttached}, nil
+	return Candidate{Identity: id}, nil
 }
 
 // sorted puts the pod's own namespace first, then orders by namespace and name,

@@ -120,19 +120,21 @@ func namespaced(id *v1.AzureIdentity) {
 
 func noClientID(id *v1.AzureIdentity) { id.Spec.ClientID = "" }
 
+func noIDs(id *v1.AzureIdentity) { id.Spec.ClientID, id.Spec.ResourceID = "", "" }
+
+func principal(id *v1.AzureIdentity) {
+	id.Spec = v1.AzureIdentitySpec{Type: v1.ServicePrincipal, ClientID: "sp", TenantID: "t", ClientPassword: &v1.SecretReference{Name: "n", Namespace: "ns"}}
+}
+
 func TestManaged(t *testing.T) {
 	two := &world{
 		identities: []*v1.AzureIdentity{azureIdentity("ns/b"), azureIdentity("ns/a"), azureIdentity("ns/other"), azureIdentity("far/c")},
 		bindings:   []*v1.AzureIdentityBinding{azureBinding("ns/bb", "b"), azureBinding("ns/ba", "a"), azureBinding("far/bc", "c")},
 	}
 	missing := &world{bindings: []*v1.AzureIdentityBinding{azureBinding("ns/b", "late")}, identities: []*v1.AzureIdentity{azureIdentity("ns/other")}}
-	broken := &world{bindings: []*v1.AzureIdentityBinding{azureBinding("ns/b", "a")}, identities: []*v1.AzureIdentity{azureIdentity("ns/a", noClientID)}}
-	mixed := &world{
-		identities: []*v1.AzureIdentity{azureIdentity("ns/a", func(i *v1.AzureIdentity) {
-			i.Spec = v1.AzureIdentitySpec{Type: v1.ServicePrincipal, ClientID: "sp", TenantID: "t", ClientPassword: &v1.SecretReference{Name: "n", Namespace: "ns"}}
-		}), azureIdentity("ns/b")},
-		bindings: two.bindings,
-	}
+	broken := &world{bindings: []*v1.AzureIdentityBinding{azureBinding("ns/b", "a")}, identities: []*v1.AzureIdentity{azureIdentity("ns/a", noIDs)}}
+	bare := &world{bindings: []*v1.AzureIdentityBinding{azureBinding("ns/b", "a")}, identities: []*v1.AzureIdentity{azureIdentity("ns/a", noClientID)}}
+	mixed := &world{identities: []*v1.AzureIdentity{azureIdentity("ns/a", principal), azureIdentity("ns/b")}, bindings: two.bindings}
 	for name, test := range map[string]struct {
 		world *world
 		label string
@@ -158,7 +160,10 @@ func TestManaged(t *testing.T) {
 		"bound to what is missing":                    {missing, "app", resolve.Query{}, "IdentityNotFound"},
 		"bound to what is missing, asked for":         {missing, "app", resolve.Query{ClientID: "client-late"}, "IdentityNotFound"},
 		"bound to what is missing, another asked for": {missing, "app", resolve.Query{ClientID: "client-other"}, "NotBound"},
-		"no client ID is no default":                  {broken, "app", resolve.Query{}, "InvalidIdentity"},
+		"a resource ID alone":                         {bare, "app", resolve.Query{}, "ns/a"},
+		"a resource ID alone, asked for":              {bare, "app", resolve.Query{ResourceID: id(t, "a")}, "ns/a"},
+		"a resource ID alone has no client ID":        {bare, "app", resolve.Query{ClientID: "client-a"}, "UnknownIdentity"},
+		"no ID at all is no default":                  {broken, "app", resolve.Query{}, "InvalidIdentity"},
 		"another kind is not skipped":                 {mixed, "app", resolve.Query{}, "ns/a of several"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -215,7 +220,7 @@ func TestStandard(t *testing.T) {
 		"own namespace before the alphabet":   {bound(assigned(v1.AssignedIDAssigned, far), assigned(v1.AssignedIDAssigned, b), assigned(v1.AssignedIDAssigned, a)), binding.Policy{}, resolve.Query{}, "ns/a of several"},
 		"from afar":                           {bound(assigned(v1.AssignedIDAssigned, far)), binding.Policy{}, resolve.Query{ClientID: "client-far"}, "aaa/far"},
 		"from afar, install is namespaced":    {bound(assigned(v1.AssignedIDAssigned, far)), binding.Policy{Namespaced: true}, resolve.Query{ClientID: "client-far"}, "NotBound"},
-		"no client ID in the copy":            {&world{identities: []*v1.AzureIdentity{}, assigned: []*v1.AzureAssignedIdentity{assigned(v1.AssignedIDAssigned, azureIdentity("ns/a", noClientID))}}, binding.Policy{}, resolve.Query{}, "InvalidIdentity"},
+		"no ID in the copy":                   {&world{identities: []*v1.AzureIdentity{}, assigned: []*v1.AzureAssignedIdentity{assigned(v1.AssignedIDAssigned, azureIdentity("ns/a", noIDs))}}, binding.Policy{}, resolve.Query{}, "InvalidIdentity"},
 		"all filtered by namespace":           {&world{assigned: []*v1.AzureAssignedIdentity{assigned(v1.AssignedIDAssigned, azureIdentity("far/x", namespaced))}}, binding.Policy{}, resolve.Query{}, "NamespaceMismatch"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -233,6 +238,37 @@ func TestAServicePrincipalWaitsForNoAssignment(t *testing.T) {
 	}
 	if got := ask(resolve.Query{}, w.standard(binding.Policy{}, "app"), w); got != "ns/a" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// A copy decides which Secret is read and where it is sent, so that every field
+// of it counts.
+func TestACopyOfAServicePrincipal(t *testing.T) {
+	for name, test := range map[string]struct {
+		status string
+		change func(*v1.AzureIdentitySpec)
+	}{
+		"is used":                          {v1.AssignedIDAssigned, func(*v1.AzureIdentitySpec) {}},
+		"need not be attached":             {v1.AssignedIDCreated, func(*v1.AzureIdentitySpec) {}},
+		"is out of date with its Secret":   {v1.AssignedIDAssigned, func(s *v1.AzureIdentitySpec) { s.ClientPassword.Name = "old" }},
+		"is out of date with its tenant":   {v1.AssignedIDAssigned, func(s *v1.AzureIdentitySpec) { s.TenantID = "old" }},
+		"is out of date with its endpoint": {v1.AssignedIDAssigned, func(s *v1.AzureIdentitySpec) { s.ADEndpoint = "https://old.example" }},
+		"is out of date with its others":   {v1.AssignedIDAssigned, func(s *v1.AzureIdentitySpec) { s.AuxiliaryTenantIDs = []string{"old"} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			object := azureIdentity("ns/a", principal)
+			copied := object.DeepCopy()
+			test.change(&copied.Spec)
+			w := &world{
+				identities: []*v1.AzureIdentity{object}, bindings: []*v1.AzureIdentityBinding{azureBinding("ns/b", "a")},
+				assigned: []*v1.AzureAssignedIdentity{assigned(test.status, copied)},
+			}
+			choice, refused := resolve.Resolve(resolve.Query{}, w.standard(binding.Policy{}, "app"), w)
+			want, err := identity.FromObject(object)
+			if err != nil || refused != nil || len(choice.Identities) != 1 || choice.Identities[0] != want {
+				t.Errorf("got %+v, %v, want %+v, %v", choice.Identities, refused, want, err)
+			}
+		})
 	}
 }
 
@@ -309,4 +345,52 @@ func TestResolveProperties(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzResolve asks by IDs of any spelling among identities of any spelling. What
+// is chosen is the pod's own, usable, and matches each ID that was asked for;
+// there is always an answer, and a refusal has words.
+func FuzzResolve(f *testing.F) {
+	f.Add("client-a", "", "", "Client-A", armPrefix+"a", v1.AssignedIDAssigned, "app", false)
+	f.Add("", "", armPrefix+"A", "", armPrefix+"a", "", "app", true)
+	f.Add("", "object", "", "client", "", v1.AssignedIDCreated, "", false)
+	f.Add("client", "", armPrefix+"b", "client", armPrefix+"a", v1.AssignedIDUnassigned, "app", false)
+	f.Fuzz(func(t *testing.T, clientID, objectID, resourceID, hasClientID, hasResourceID, status, label string, namespaced bool) {
+		query := resolve.Query{ClientID: clientID, ObjectID: objectID}
+		if parsed, err := armid.ParseUserAssigned(resourceID); err == nil {
+			query.ResourceID = parsed
+		}
+		near, far := azureIdentity("ns/a"), azureIdentity("far/b")
+		for _, object := range []*v1.AzureIdentity{near, far} {
+			object.Spec.ClientID, object.Spec.ResourceID = hasClientID, hasResourceID
+		}
+		w := &world{
+			identities: []*v1.AzureIdentity{near, far, azureIdentity("ns/other")},
+			bindings:   []*v1.AzureIdentityBinding{azureBinding("ns/a", "a"), azureBinding("far/b", "b")},
+			assigned:   []*v1.AzureAssignedIdentity{assigned(status, near), assigned(status, far)},
+		}
+		usable := status == v1.AssignedIDAssigned || status == v1.AssignedIDLegacy
+		for name, candidates := range map[string]resolve.Candidates{
+			"managed": resolve.Managed(podWith(label), w), "standard": w.standard(binding.Policy{Namespaced: namespaced}, label),
+		} {
+			choice, refused := resolve.Resolve(query, candidates, w)
+			if (refused == nil) != (len(choice.Identities) > 0) || refused != nil && (refused.Reason == "" || refused.Message == "") {
+				t.Fatalf("%s: chose %v, refused %v", name, choice.Identities, refused)
+			}
+			for _, chosen := range choice.Identities {
+				switch {
+				case label != "app":
+					t.Fatalf("%s: chose for a pod that nothing selects", name)
+				case name == "standard" && !usable:
+					t.Fatalf("chose what is %q", status)
+				case chosen.Namespace != "ns" && (name == "managed" || namespaced):
+					t.Fatalf("%s: chose %s across namespaces", name, chosen.Key)
+				case chosen.ClientID.String() == "" && chosen.ResourceID.IsZero():
+					t.Fatalf("%s: chose the node's default", name)
+				case clientID != "" && !strings.EqualFold(clientID, chosen.ClientID.String()), !query.ResourceID.IsZero() && chosen.ResourceID != query.ResourceID:
+					t.Fatalf("%s: asked %+v, chose %+v", name, query, chosen)
+				}
+			}
+		}
+	})
 }

@@ -10,16 +10,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -31,14 +31,30 @@ type Agent interface {
 	// Identify names the pod behind an address. wait allows it to wait a moment
 	// for a pod that is not known yet.
 	Identify(ctx context.Context, remote netip.Addr, wait bool, record *audit.Record) (Caller, error)
+	// Named returns the pod of this node by its name, for a program of the node
+	// that asks in its place.
+	Named(ctx context.Context, pod identity.Key, record *audit.Record) (Caller, error)
 }
 
 // Caller is a pod that asks.
 type Caller interface {
 	// Excepted reports whether the pod's requests go to the real service.
 	Excepted() bool
-	// Token returns the token that answers the request.
-	Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Token, error)
+	// Token returns what answers the request.
+	Token(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error)
+}
+
+// Limits bounds what one address asks, and all together.
+type Limits interface {
+	// Enter lets a request in; leave must follow. The error is a refusal.
+	Enter(remote netip.Addr) (leave func(), err error)
+}
+
+// Gate lets requests pass that are forwarded, as many as the real service takes.
+type Gate interface {
+	// Enter waits for the request's turn; leave must follow, and says whether the
+	// service complained, and how long it asked to wait. The error is a refusal.
+	Enter(ctx context.Context, record *audit.Record) (leave func(throttled bool, after time.Duration), err error)
 }
 
 // Options configure a [Server].
@@ -48,10 +64,16 @@ type Options struct {
 	Upstream netip.AddrPort
 	// Transport is the way there; nil is [imds.NewTransport].
 	Transport http.RoundTripper
+	// Limits and Gate are asked before anything is done; nil bounds nothing.
+	Limits Limits
+	Gate   Gate
 	// NoMetadataHeader lets requests without the header Metadata pass.
 	NoMetadataHeader bool
 	// BlockInstanceMetadata keeps /metadata/instance from pods.
 	BlockInstanceMetadata bool
+	// Listed are the names below /metadata, of those that [Listable] returns, that
+	// every pod may read.
+	Listed []string
 	// RetryAfter answers what is not there yet with 503 and Retry-After instead
 	// of 404.
 	RetryAfter bool
@@ -61,12 +83,15 @@ type Options struct {
 	Done func(context.Context, *audit.Record)
 	// Now is the clock; nil is the real one.
 	Now func() time.Time
-	Log *slog.Logger
 }
 
 // Server is the handler. Use [New].
 type Server struct {
 	options Options
+	// contentType is what every answer of the agent's own says. It is shared, and
+	// only read.
+	contentType []string
+	buffers     sync.Pool
 }
 
 // New returns a server.
@@ -80,29 +105,46 @@ func New(options Options) *Server {
 	if options.Done == nil {
 		options.Done = func(context.Context, *audit.Record) {}
 	}
+	if options.Limits == nil {
+		options.Limits = unlimited{}
+	}
+	if options.Gate == nil {
+		options.Gate = open{}
+	}
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	if options.Log == nil {
-		options.Log = slog.New(slog.DiscardHandler)
-	}
-	return &Server{options: options}
+	return &Server{options: options, contentType: []string{contentType}}
+}
+
+// unlimited are Limits that bound nothing.
+type unlimited struct{}
+
+func (unlimited) Enter(netip.Addr) (func(), error) { return func() {}, nil }
+
+// open is a Gate that is always open.
+type open struct{}
+
+func (open) Enter(context.Context, *audit.Record) (func(bool, time.Duration), error) {
+	return func(bool, time.Duration) {}, nil
 }
 
 // ServeHTTP answers one request and tells Done how it went. A panic becomes an
 // InternalError.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := s.options.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), s.options.Timeout)
-	defer cancel()
-	limit(w, s.options.Timeout)
-	record := &audit.Record{Route: audit.RouteOther}
-	out := &response{ResponseWriter: w}
-	defer func() {
+	e := &serving{
+		response: response{ResponseWriter: w}, record: audit.Record{Route: audit.RouteOther},
+		ctx: patience{Context: r.Context(), until: time.Now().Add(s.options.Timeout)},
+	}
+	out, record := &e.response, &e.record
+	limit(w, e.ctx.until)
+	defer func() { //nolint:contextcheck // the request's context, with a limit
 		record.Status, record.Took = out.status, s.options.Now().Sub(start)
-		s.options.Done(ctx, record)
+		s.options.Done(&e.ctx, record)
+		e.ctx.end()
 	}()
-	err := s.guarded(out, r.WithContext(ctx), record)
+	err := s.guarded(out, r.WithContext(&e.ctx), record) //nolint:contextcheck // the request's context, with a limit
 	if err == nil {
 		return
 	}
@@ -113,15 +155,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// for a whole answer.
 		panic(http.ErrAbortHandler)
 	}
-	s.refuse(out, refused)
+	s.refuse(out, refused, record.Route)
+}
+
+// serving is what one request needs, in one piece.
+type serving struct {
+	response response
+	record   audit.Record
+	ctx      patience
 }
 
 // limit bounds the connection by the same time as the request, plus a little to
 // say so. Without it, the deadline for reading the request would end the wait
 // for its answer.
-func limit(w http.ResponseWriter, timeout time.Duration) {
+func limit(w http.ResponseWriter, until time.Time) {
 	controller := http.NewResponseController(w)
-	end := time.Now().Add(timeout + 5*time.Second)
+	end := until.Add(5 * time.Second)
 	// A writer without deadlines is one of a test, which has its own.
 	_ = controller.SetReadDeadline(end)
 	_ = controller.SetWriteDeadline(end)
@@ -154,11 +203,7 @@ func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (s *Server) guarded(w http.ResponseWriter, r *http.Request, record *audit.Record) (err error) {
 	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case http.ErrAbortHandler: // net/http's own way to give up a connection
-			err = refusal.Of(errors.New("the metadata service broke off its answer"))
-		default:
+		if p := recover(); p != nil {
 			err = fmt.Errorf("answering a request: panic: %v", p)
 		}
 	}()
@@ -171,11 +216,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 		return fmt.Errorf("reading the remote address: %w", err)
 	}
 	record.Remote = remote.Addr().Unmap()
-	kind, path := routeOf(wirePath(r))
+	kind, path := routeOf(wirePath(r), s.options.Listed)
 	record.Route = recorded(kind)
+	leave, err := s.options.Limits.Enter(record.Remote)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	switch {
 	case kind == malformed:
 		return refusal.New(v1.ReasonInvalidRequest, "Invalid request: the path must be canonical, of letters, digits and . _ ~ -, without empty or dot segments")
+	case kind == host:
+		return s.host(w, r, record)
 	case s.options.BlockInstanceMetadata && (kind == instance || kind == instanceLike):
 		return refusal.New(v1.ReasonBlocked, "instance metadata is not given to pods here")
 	}
@@ -185,7 +237,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	if kind == token {
 		return s.token(w, r, record)
 	}
-	return s.other(w, r, kind, path, record)
+	return s.other(w, r, target{kind, path}, record)
 }
 
 // wirePath returns the path as it was sent: nothing decoded, nothing cleaned.
@@ -199,6 +251,8 @@ func recorded(kind route) audit.Route {
 	switch kind {
 	case token:
 		return audit.RouteToken
+	case host:
+		return audit.RouteHost
 	case instance, instanceLike:
 		return audit.RouteInstance
 	}
@@ -207,6 +261,9 @@ func recorded(kind route) audit.Route {
 
 func checkHeaders(header http.Header, required bool) error {
 	err := imds.CheckHeaders(header, required)
+	if err == nil {
+		return nil
+	}
 	var refused *imds.RequestError
 	if errors.As(err, &refused) && refused.Forwarded {
 		return refusal.New(v1.ReasonForbiddenHeader, "%s", refused.Description)
@@ -219,74 +276,4 @@ func invalid(err error) error {
 		return nil
 	}
 	return refusal.New(v1.ReasonInvalidRequest, "%s", err.Error())
-}
-
-// methodServed reports whether a path that is no token route takes the method.
-// Some of those for excepted pods are written to, such as scheduled events.
-func methodServed(method string, kind route) bool {
-	return method == http.MethodGet || kind == exceptional && method == http.MethodPost
-}
-
-func notAllowed(method string) error {
-	return refusal.New(v1.ReasonMethodNotAllowed, "method %s is not served on this path", strconv.Quote(method))
-}
-
-// token answers a token request. A pod with an exception speaks to the real
-// service, so its parameters are not even read.
-func (s *Server) token(w http.ResponseWriter, r *http.Request, record *audit.Record) error {
-	if r.Method != http.MethodGet {
-		return notAllowed(r.Method)
-	}
-	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, true, record)
-	if err != nil {
-		return err
-	}
-	if caller.Excepted() {
-		record.Reason = v1.ReasonException
-		return s.forward(w, r, imds.TokenPath)
-	}
-	request, err := imds.ParseTokenQuery(r.URL.RawQuery)
-	if err != nil {
-		return invalid(err)
-	}
-	record.Resource = request.Resource
-	issued, err := caller.Token(r.Context(), request, record)
-	if err != nil {
-		return err
-	}
-	record.Reason = v1.ReasonIssued
-	s.write(w, issued)
-	return nil
-}
-
-func (s *Server) write(w http.ResponseWriter, issued imds.Token) {
-	body := issued.AppendWire(make([]byte, 0, len(issued.Value())+512), s.options.Now())
-	header := w.Header()
-	header.Set("Content-Type", contentType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no token
-}
-
-// other answers what is not a token request: instance metadata for every pod of
-// this node, the rest for pods with an exception.
-func (s *Server) other(w http.ResponseWriter, r *http.Request, kind route, path string, record *audit.Record) error {
-	refused := refusal.New(v1.ReasonNotServed, "this path is not served to pods")
-	if kind == notServed || kind == instanceLike {
-		return refused
-	}
-	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, kind == instance, record)
-	switch {
-	case kind == exceptional && (err != nil || !caller.Excepted()):
-		return refused
-	case err != nil:
-		return err
-	case !methodServed(r.Method, kind):
-		return notAllowed(r.Method)
-	}
-	record.Reason = v1.ReasonForwarded
-	if caller.Excepted() {
-		record.Reason = v1.ReasonException
-	}
-	return s.forward(w, r, path)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
@@ -33,7 +34,8 @@ const notYetAfter = 20 * time.Second
 //	an identity that nobody knows           400, as the service says it
 //	forbidden, or not possible here         403
 //	not there yet                           404
-//	throttled                               429
+//	being updated, back within 70 seconds   410, for which clients wait that long
+//	throttled, or too much asked            429
 //	the agent, or what it needs, is down    503
 func answerTo(reason v1.Reason) answer {
 	switch reason {
@@ -41,15 +43,18 @@ func answerTo(reason v1.Reason) answer {
 		v1.ReasonNotSelected, v1.ReasonUnknownIdentity, v1.ReasonUpstreamRefused:
 		return answer{status: http.StatusBadRequest, code: "invalid_request"}
 	case v1.ReasonNotBound, v1.ReasonNamespaceMismatch, v1.ReasonInvalidBinding, v1.ReasonInvalidIdentity,
-		v1.ReasonNameConflict, v1.ReasonUnsupportedIdentityType, v1.ReasonBlocked:
+		v1.ReasonNameConflict, v1.ReasonUnsupportedIdentityType, v1.ReasonBlocked,
+		v1.ReasonInvalidSecret, v1.ReasonSecretForbidden, v1.ReasonAuthorityForbidden:
 		return answer{status: http.StatusForbidden, code: "forbidden"}
 	case v1.ReasonNotServed:
 		return answer{status: http.StatusNotFound, code: "not_found"}
 	case v1.ReasonMethodNotAllowed:
 		return answer{status: http.StatusMethodNotAllowed, code: "method_not_allowed"}
-	case v1.ReasonNotAssigned, v1.ReasonNotAttached, v1.ReasonNoBinding, v1.ReasonIdentityNotFound, v1.ReasonCallerUnknown:
+	case v1.ReasonNotAssigned, v1.ReasonNotAttached, v1.ReasonNoBinding, v1.ReasonIdentityNotFound, v1.ReasonCallerUnknown, v1.ReasonSecretNotFound:
 		return answer{status: http.StatusNotFound, code: "not_found", notYet: true}
-	case v1.ReasonUpstreamThrottled:
+	case v1.ReasonUpstreamUpdating:
+		return answer{status: http.StatusGone, code: "gone"}
+	case v1.ReasonUpstreamThrottled, v1.ReasonLimited:
 		return answer{status: http.StatusTooManyRequests, code: "too_many_requests", after: time.Second}
 	case v1.ReasonUpstreamUnavailable, v1.ReasonCallerAmbiguous:
 		return answer{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", after: time.Second}
@@ -59,11 +64,11 @@ func answerTo(reason v1.Reason) answer {
 	return answer{status: http.StatusInternalServerError, code: "server_error"}
 }
 
-// refuse writes the JSON that the metadata service would, and returns the
-// status.
-func (s *Server) refuse(w http.ResponseWriter, refused *refusal.Error) int {
+// refuse writes the JSON that the metadata service would. Compatibility mode is
+// about pods' token requests: the node's own programs were never told to wait.
+func (s *Server) refuse(w http.ResponseWriter, refused *refusal.Error, route audit.Route) {
 	a := answerTo(refused.Reason)
-	if a.notYet && s.options.RetryAfter {
+	if a.notYet && s.options.RetryAfter && route != audit.RouteHost {
 		a.status, a.code, a.after = http.StatusServiceUnavailable, "temporarily_unavailable", notYetAfter
 	}
 	if refused.After > 0 {
@@ -81,7 +86,6 @@ func (s *Server) refuse(w http.ResponseWriter, refused *refusal.Error) int {
 	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no answer
-	return a.status
 }
 
 // describe adds the Reason to the message, so that it can be looked up. Mistakes

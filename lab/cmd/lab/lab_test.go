@@ -37,6 +37,7 @@ func TestLab(t *testing.T) {
 	t.Run("a second lab keeps apart", func(t *testing.T) { second(t, number) })
 	l.run(t, "status") // the second has done the first no harm
 
+	running := processes(t, number)
 	left := l.command(t.Context(), "exec", "p1", "--", "sleep", "600")
 	if err := left.Start(); err != nil {
 		t.Fatal(err)
@@ -47,6 +48,7 @@ func TestLab(t *testing.T) {
 		t.Errorf("a program in a pod's network: %v", err)
 	}
 	l.expectNothing(t, number)
+	expectEnded(t, running)
 	expectSame(t, "after the lab", before)
 }
 
@@ -244,13 +246,13 @@ func second(t *testing.T, first int) {
 	l.expectNothing(t, number)
 }
 
-// TestCrash kills `lab up` at each of its steps. What it leaves can be taken
-// away, and in its place a new lab started.
+// TestCrash kills `lab up` at each of its steps, and `lab down`. What they leave
+// can be taken away, and in its place a new lab started.
 func TestCrash(t *testing.T) {
 	for _, at := range []string{"lab ", "azuresim,", "node1 at", "API server ready"} {
 		t.Run(at, func(t *testing.T) {
 			l := newLab(t)
-			crash(t, l, at)
+			crash(t, l, at, "up", "--nodes", "1")
 			number := l.number(t)
 			if number < 0 {
 				t.Fatalf("no lab was there at %q", at)
@@ -261,7 +263,7 @@ func TestCrash(t *testing.T) {
 	}
 	t.Run("and up again", func(t *testing.T) {
 		l := newLab(t)
-		crash(t, l, "node1 at")
+		crash(t, l, "node1 at", "up", "--nodes", "1")
 		l.run(t, "up", "--nodes", "1")
 		number := l.number(t)
 		l.run(t, "status")
@@ -270,7 +272,10 @@ func TestCrash(t *testing.T) {
 			out := l.out(t.Context(), "status")
 			return out, strings.Contains(out, "DOWN") && strings.Contains(out, "parts of the lab do not run")
 		})
+		running := processes(t, number)
+		crash(t, l, "stopping node1", "down")
 		l.run(t, "down")
+		expectEnded(t, running)
 		l.expectNothing(t, number)
 	})
 }
@@ -299,10 +304,10 @@ func TestNeedsRoot(t *testing.T) {
 	}
 }
 
-// crash starts `lab up` and kills it as soon as it tells of a step.
-func crash(t *testing.T, l *lab, at string) {
+// crash starts a command and kills it as soon as it tells of a step.
+func crash(t *testing.T, l *lab, at string, args ...string) {
 	t.Helper()
-	cmd := l.command(t.Context(), "up", "--nodes", "1")
+	cmd := l.command(t.Context(), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -323,7 +328,7 @@ func crash(t *testing.T, l *lab, at string) {
 	}
 	_ = cmd.Wait() // killed
 	if !told {
-		t.Fatalf("lab up never came to %q", at)
+		t.Fatalf("lab %s never came to %q", args[0], at)
 	}
 }
 

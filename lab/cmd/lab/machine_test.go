@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +171,9 @@ func (l *lab) expectNothing(t *testing.T, number int) {
 	if _, err := os.Stat(fmt.Sprintf("/sys/class/net/lab%d", number)); err == nil {
 		t.Errorf("link lab%d is left", number)
 	}
+	if routes := linesWith(t, "/proc/net/fib_trie", fmt.Sprintf(" 10.%d.", 100+number)); len(routes) > 0 {
+		t.Errorf("routes are left: %v", routes)
+	}
 	for _, pattern := range []string{"/sys/fs/cgroup/lab%d-*", "/sys/fs/cgroup/*/lab%d-*"} {
 		if left, _ := filepath.Glob(fmt.Sprintf(pattern, number)); len(left) > 0 { // the pattern is good
 			t.Errorf("cgroups are left: %v", left)
@@ -188,6 +192,69 @@ func (l *lab) expectNothing(t *testing.T, number int) {
 	for _, p := range processes {
 		if text, err := os.ReadFile(p); err == nil && strings.Contains(string(text), l.dir) {
 			t.Errorf("process %s is left: %q", p, text)
+		}
+	}
+}
+
+// process is one process of the machine, beyond doubt: its number may be another's
+// later.
+type process struct {
+	pid   int
+	start string // in clock ticks since boot
+}
+
+// processes returns what runs in the cgroups of a lab, pods too, by name. It fails
+// the test unless some of it is in namespaces of each kind that a lab makes.
+func processes(t *testing.T, number int) map[process]string {
+	t.Helper()
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, apart := map[process]string{}, map[string]bool{}
+	for _, dir := range dirs {
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+		p, name, alive := identify(dir)
+		if err != nil || !alive || !strings.Contains(string(text), fmt.Sprintf(":/lab%d-", number)) {
+			continue
+		}
+		found[p] = name
+		for _, kind := range []string{"net", "mnt", "pid", "uts", "ipc"} {
+			own, _ := os.Readlink("/proc/self/ns/" + kind) // every process has one of each
+			if its, err := os.Readlink(filepath.Join(dir, "ns", kind)); err == nil && its != own {
+				apart[kind] = true
+			}
+		}
+	}
+	if len(apart) != 5 {
+		t.Errorf("only %d kinds of namespaces are the lab's own: %v", len(apart), apart)
+	}
+	return found
+}
+
+// identify reads /proc/PID/stat; false if the process has ended.
+func identify(dir string) (p process, name string, alive bool) {
+	text, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return process{}, "", false
+	}
+	before, behind, _ := strings.Cut(string(text), ") ") // a name of ours holds no parenthesis
+	fields := strings.Fields(behind)
+	number, name, _ := strings.Cut(before, " (")
+	pid, err := strconv.Atoi(number)
+	if err != nil || len(fields) < 20 || fields[0] == "Z" {
+		return process{}, "", false
+	}
+	return process{pid, fields[19]}, name, true
+}
+
+// expectEnded fails the test if one of the processes still runs. With the last of
+// a namespace the kernel takes that away, but for what a mount keeps.
+func expectEnded(t *testing.T, all map[process]string) {
+	t.Helper()
+	for p, name := range all {
+		if now, _, alive := identify(fmt.Sprintf("/proc/%d", p.pid)); alive && now == p {
+			t.Errorf("process %d (%s) is left", p.pid, name)
 		}
 	}
 }
@@ -221,7 +288,7 @@ func machine(t *testing.T) map[string]string {
 	}
 	for _, pattern := range []string{
 		"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf/all/*", "/proc/sys/net/ipv4/conf/default/*", "/proc/sys/net/bridge/*",
-		"/proc/sys/vm/overcommit_memory", "/proc/sys/vm/panic_on_oom", "/proc/sys/kernel/panic*", "/proc/sys/kernel/keys/*", "/proc/sys/kernel/hostname",
+		"/proc/sys/net/netfilter/nf_conntrack_max", "/proc/sys/vm/overcommit_memory", "/proc/sys/vm/panic_on_oom", "/proc/sys/kernel/panic*", "/proc/sys/kernel/keys/*", "/proc/sys/kernel/hostname",
 		"/sys/fs/cgroup/cgroup.subtree_control", "/sys/fs/cgroup/unified/cgroup.subtree_control",
 	} {
 		files, err := filepath.Glob(pattern)
@@ -234,6 +301,7 @@ func machine(t *testing.T) map[string]string {
 			}
 		}
 	}
+	state["cgroup hierarchies"] = strings.Join(linesWith(t, "/proc/self/mountinfo", " - cgroup"), "\n")
 	for _, dir := range []string{"/var/lib/cni", "/var/lib/kubelet", "/etc/kubernetes", "/run/containerd", "/run/xtables.lock"} {
 		_, err := os.Stat(dir)
 		state[dir] = fmt.Sprint(err == nil)

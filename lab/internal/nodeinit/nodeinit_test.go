@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -63,9 +64,15 @@ type world struct {
 	reports   *bufio.Reader
 }
 
+// newWorld makes this process the one that orphans come to, as they would come
+// to the first one of a node.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
 	w := &world{dir: t.TempDir()}
+	t.Cleanup(func() { endNode(t) }) // before the folder goes that programs write to
 	w.fifo = filepath.Join(w.dir, "fifo")
 	for _, dir := range []string{"log", "run"} {
 		if err := os.Mkdir(filepath.Join(w.dir, dir), 0o700); err != nil {
@@ -96,6 +103,52 @@ func (w *world) start(t *testing.T, programs ...Program) {
 			t.Error(err)
 		}
 	})
+}
+
+// endNode does what the kernel does when the first process of a node has ended:
+// it ends everything that the programs left.
+func endNode(t *testing.T) {
+	t.Helper()
+	for pids := children(t); len(pids) > 0; pids = children(t) {
+		for _, pid := range pids {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// children returns the processes whose parent is this one, ended or not.
+func children(t *testing.T) []int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended, and so is no child of this process
+		}
+		behind := string(text[strings.LastIndexByte(string(text), ')')+1:]) // a name may hold spaces
+		var state string
+		var parent int
+		if _, err := fmt.Sscan(behind, &state, &parent); err != nil {
+			t.Fatal(err)
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if parent == os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (w *world) next(t *testing.T) string {
@@ -151,12 +204,8 @@ func TestSupervisorSaysBySignal(t *testing.T) {
 	}
 }
 
-// TestSupervisorReapsOrphans has a program leave a child behind, which comes to
-// this process as it would come to the first one of a node.
+// TestSupervisorReapsOrphans has a program leave a child behind.
 func TestSupervisorReapsOrphans(t *testing.T) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
 	w := newWorld(t)
 	gate := filepath.Join(w.dir, "gate")
 	if err := unix.Mkfifo(gate, 0o600); err != nil {

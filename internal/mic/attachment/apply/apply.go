@@ -1,7 +1,12 @@
 // Package apply carries a plan out: it writes the record of what the controller
-// owns, and sends the patch to ARM.
+// owns, sends the patch to ARM and follows its operation.
 //
-// It must not decide what to do when a step fails.
+// The order of what it does is what survives a crash. The record is written
+// before the patch; that one is about to be sent, too. ARM's answer is written
+// before anything waits for the operation, so that whoever leads next asks for it
+// and sends nothing twice.
+//
+// It must not decide what to do when a step fails, and it must not wait.
 package apply
 
 import (
@@ -10,23 +15,29 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 )
 
-// Updater changes the identities of a resource that still has the ETag, and
-// returns what is there when ARM is done.
-type Updater interface {
-	Update(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (compute.Identities, error)
+// callTimeout bounds one request to ARM, the controller's own token included.
+const callTimeout = time.Minute
+
+// ARM changes the identities of resources. Failures are those of package
+// armclient, where the methods are described.
+type ARM interface {
+	Ready(ref compute.Ref, last time.Time) error
+	Begin(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (armclient.Operation, error)
+	Poll(ctx context.Context, ref compute.Ref, running armclient.Running) (armclient.Operation, error)
 }
 
 // Applier writes records and sends patches.
 type Applier struct {
 	Client client.Client
-	ARM    Updater
+	ARM    ARM
 }
 
 // Record makes the record say what is owned, and brings object up to date with
@@ -49,16 +60,53 @@ func (a *Applier) Record(ctx context.Context, object *v1.AzureIdentityAttachment
 	return nil
 }
 
-// Patch sends the patch and waits for the operation's end. The operation is
-// returned in every case.
-func (a *Applier) Patch(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (compute.Identities, *v1.ARMOperation, error) {
-	operation := &v1.ARMOperation{StartTime: metav1.Now(), Result: "Succeeded"}
-	seen, err := a.ARM.Update(ctx, ref, etag, patch)
-	operation.CompletionTime = new(metav1.NewTime(time.Now()))
-	if err != nil {
-		operation.Result, operation.Message = "Failed", err.Error()
+// Ready returns nil if a patch could be sent now, else an error that says when.
+func (a *Applier) Ready(ref compute.Ref, object *v1.AzureIdentityAttachment) error {
+	var last time.Time
+	if operation := object.Status.LastOperation; operation != nil {
+		last = operation.StartTime.Time
 	}
-	return seen, operation, err
+	return a.ARM.Ready(ref, last)
+}
+
+// Begin sends the patch. That it is about to be sent must stand in the object.
+// Failure is ARM's.
+func (a *Applier) Begin(ctx context.Context, ref compute.Ref, etag string, patch *compute.Patch) (operation armclient.Operation, failure error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return a.ARM.Begin(ctx, ref, etag, patch)
+}
+
+// Poll asks once for the operation. Failure is ARM's, of asking or of the
+// operation: see [armclient.Client.Poll].
+func (a *Applier) Poll(ctx context.Context, ref compute.Ref, object *v1.AzureIdentityAttachment, operation *v1.ARMOperation) (armclient.Operation, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return a.ARM.Poll(ctx, ref, armclient.Running{
+		ResumeToken: operation.ResumeToken, Started: operation.StartTime.Time, Add: Attaching(object),
+	})
+}
+
+// Attaching are the identities that the patch adds whose end nobody knows yet.
+func Attaching(object *v1.AzureIdentityAttachment) []armid.ID {
+	var out []armid.ID
+	for _, owned := range object.Spec.Owned {
+		if id, err := armid.Parse(owned.ResourceID); err == nil && owned.State == v1.OwnershipAttaching {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// Note writes how an operation stands, and brings object up to date with it.
+func (a *Applier) Note(ctx context.Context, object *v1.AzureIdentityAttachment, operation *v1.ARMOperation) error {
+	updated := object.DeepCopy()
+	updated.Status.LastOperation = operation
+	if err := a.Client.Status().Patch(ctx, updated, client.MergeFrom(object)); err != nil {
+		return fmt.Errorf("noting the operation on %s: %w", object.Spec.ResourceID, err)
+	}
+	*object = *updated
+	return nil
 }
 
 // Forget deletes the record of a resource that is no more.

@@ -19,6 +19,8 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
@@ -62,6 +64,36 @@ func Wanted(assignments []*v1.AzureAssignedIdentity) []armid.ID {
 	}
 	slices.SortFunc(out, armid.ID.Compare)
 	return slices.Compact(out)
+}
+
+// Named returns what the AzureIdentities of the cluster say of the identities.
+func (o *Observer) Named(ctx context.Context, ids []armid.ID) (map[armid.ID]plan.Naming, error) {
+	out := make(map[armid.ID]plan.Naming, len(ids))
+	for _, id := range ids {
+		if _, known := out[id]; known {
+			continue
+		}
+		objects, err := o.Lookup.Naming(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		out[id] = naming(objects)
+	}
+	return out, nil
+}
+
+func naming(objects []*v1.AzureIdentity) plan.Naming {
+	var out plan.Naming
+	for _, object := range objects {
+		out.Objects = append(out.Objects, kube.Edition(object))
+		if principal, err := identity.FromObject(object); err == nil {
+			out.ClientIDs = append(out.ClientIDs, principal.ClientID.String())
+		}
+	}
+	slices.Sort(out.Objects)
+	slices.Sort(out.ClientIDs)
+	out.ClientIDs = slices.Compact(out.ClientIDs)
+	return out
 }
 
 // Record returns the resource's record. One that does not exist yet has no UID.

@@ -10,6 +10,8 @@
 // seen, which may be after a crash:
 //
 //	record     ARM shows the identity        →
+//	inherited  no                            dropped: it went before we came
+//	inherited  yes                           owned: the old controller attached it
 //	attaching  no                            dropped: nothing was attached
 //	attaching  yes, and the ETag has changed owned: it was absent at the recorded ETag, and a
 //	                                         request that needed that ETag was about to be sent
@@ -28,12 +30,15 @@
 package plan
 
 import (
+	"maps"
 	"slices"
+	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
 )
 
 // Snapshot is all that a plan depends on.
@@ -42,10 +47,24 @@ type Snapshot struct {
 	Seen compute.Identities
 	// Wanted are the identities that pods on the resource need.
 	Wanted []armid.ID
-	// Refused are those that ARM has just refused; they are not tried again.
-	Refused []armid.ID
+	// Named are the AzureIdentities of the cluster that name an identity.
+	Named map[armid.ID]Naming
+	// Quarantine is what ARM refused before.
+	Quarantine quarantine.State
+	// Unconfirmed are the identities that were attached, with the client IDs that
+	// their AzureIdentities had then, until ARM shows one of those.
+	Unconfirmed map[armid.ID][]string
 	// Records are what the controller attached or was attaching.
 	Records []v1.OwnedIdentity
+	Now     time.Time
+}
+
+// Naming is what the AzureIdentities say that name one identity.
+type Naming struct {
+	// Objects are the AzureIdentities as they are, by UID and generation, sorted.
+	Objects []string
+	// ClientIDs are what they say, in lower case, sorted.
+	ClientIDs []string
 }
 
 // Policy holds what is never removed, whoever attached it. The zero Policy
@@ -72,6 +91,17 @@ type Plan struct {
 	// There are the wanted identities that are known to be on the resource;
 	// Pending are the other wanted ones.
 	There, Pending []armid.ID
+	// Estranged are the wanted identities on the resource for which ARM shows
+	// another client ID than any AzureIdentity has, and which; see [Estranged].
+	Estranged map[armid.ID]*Estranged
+	// Quarantine is the state as the snapshot settles it, and Again is when an
+	// identity in it is to be tried, if there is nothing to do before; zero is
+	// never.
+	Quarantine quarantine.State
+	Again      time.Time
+	// Unconfirmed is as in [Snapshot], settled; UnconfirmedAfter is what it is once
+	// the patch succeeded.
+	Unconfirmed, UnconfirmedAfter map[armid.ID][]string
 	// Records are the records as the snapshot settles them. They are to be
 	// written if there is no patch, and when ARM refuses the patch outright.
 	Records []v1.OwnedIdentity
@@ -91,17 +121,26 @@ func (p Plan) Undo() []v1.OwnedIdentity { return p.Records }
 func Compute(s Snapshot, policy Policy) Plan {
 	records := settle(s)
 	running := s.Seen.Updating && attaching(records)
-	p := Plan{Records: records, Wait: running}
-	p.There, p.Pending = s.sort(records)
+	p := Plan{Records: records, Wait: running, Quarantine: s.quarantine(), Unconfirmed: s.unconfirmed()}
+	strange := s.estranged(records, policy)
+	p.Estranged = strange
+	p.There, p.Pending = s.sort(records, strange)
 	if running {
 		return p
 	}
-	p.Patch = compute.IdentityPatch(s.Seen, without(s.Wanted, s.Refused), s.removable(records, policy), policy.Limit)
+	limit := policy.Limit
+	if limit < 1 {
+		limit = compute.MaxIdentitiesPerRequest
+	}
+	batch, again := p.Quarantine.Batch(s.missing(), limit, s.Now)
+	p.Patch = compute.IdentityPatch(s.Seen, batch, append(s.removable(records, policy), mendable(strange)...), limit)
 	if p.Patch == nil {
+		p.Again = again
 		return p
 	}
-	p.Before, p.After = records, records
+	p.Before, p.After, p.UnconfirmedAfter = records, records, maps.Clone(p.Unconfirmed)
 	for _, id := range p.Patch.Add {
+		p.UnconfirmedAfter[id] = s.Named[id].ClientIDs
 		p.Before = with(p.Before, v1.OwnedIdentity{ResourceID: id.String(), State: v1.OwnershipAttaching, ETag: s.Seen.ETag})
 		p.After = with(p.After, v1.OwnedIdentity{ResourceID: id.String(), State: v1.OwnershipOwned})
 	}
@@ -109,6 +148,23 @@ func Compute(s Snapshot, policy Policy) Plan {
 		p.After = slices.DeleteFunc(slices.Clone(p.After), func(r v1.OwnedIdentity) bool { return r.ResourceID == id.String() })
 	}
 	return p
+}
+
+// missing are the wanted identities that ARM does not show.
+func (s Snapshot) missing() []armid.ID {
+	return slices.DeleteFunc(slices.Clone(s.Wanted), s.Seen.Has)
+}
+
+// quarantine is the state in the light of the snapshot.
+func (s Snapshot) quarantine() quarantine.State {
+	wanted := make(map[armid.ID]bool, len(s.Wanted))
+	for _, id := range s.Wanted {
+		wanted[id] = true
+	}
+	return s.Quarantine.Settle(quarantine.Seen{
+		Wanted: func(id armid.ID) bool { return wanted[id] }, Present: s.Seen.Has,
+		Identities: func(id armid.ID) []string { return s.Named[id].Objects }, Now: s.Now,
+	})
 }
 
 // settle applies the table of the package comment.
@@ -124,7 +180,7 @@ func settle(s Snapshot) []v1.OwnedIdentity {
 		case s.Seen.Updating:
 			out = with(out, record)
 		case !s.Seen.Has(id):
-		case record.State == v1.OwnershipOwned:
+		case record.State == v1.OwnershipOwned, record.State == v1.OwnershipInherited:
 			out = with(out, v1.OwnedIdentity{ResourceID: record.ResourceID, State: v1.OwnershipOwned})
 		case record.ETag != "" && record.ETag != s.Seen.ETag:
 			out = with(out, v1.OwnedIdentity{ResourceID: record.ResourceID, State: v1.OwnershipOwned})
@@ -138,13 +194,14 @@ func attaching(records []v1.OwnedIdentity) bool {
 }
 
 // sort tells the wanted identities that are there from the others. What an
-// operation of ours is attaching is shown by ARM, and not there yet.
-func (s Snapshot) sort(records []v1.OwnedIdentity) (there, pending []armid.ID) {
+// operation of ours is attaching is shown by ARM, and not there yet; what has no
+// principal is of no use.
+func (s Snapshot) sort(records []v1.OwnedIdentity, strange map[armid.ID]*Estranged) (there, pending []armid.ID) {
 	for _, id := range distinct(s.Wanted) {
 		coming := slices.ContainsFunc(records, func(r v1.OwnedIdentity) bool {
 			return r.State == v1.OwnershipAttaching && r.ResourceID == id.String()
 		})
-		if s.Seen.Has(id) && !coming {
+		if s.Seen.Has(id) && !coming && !strange[id].useless() {
 			there = append(there, id)
 		} else {
 			pending = append(pending, id)
@@ -183,10 +240,6 @@ func with(records []v1.OwnedIdentity, record v1.OwnedIdentity) []v1.OwnedIdentit
 		return out
 	}
 	return slices.Insert(out, at, record)
-}
-
-func without(ids, drop []armid.ID) []armid.ID {
-	return slices.DeleteFunc(slices.Clone(ids), func(id armid.ID) bool { return slices.Contains(drop, id) })
 }
 
 func distinct(ids []armid.ID) []armid.ID {

@@ -1,10 +1,12 @@
 package plan_test
 
 import (
-	"math/rand/v2"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -14,6 +16,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
 )
 
 const prefix = "/subscriptions/s/resourcegroups/g/providers/microsoft.managedidentity/userassignedidentities/"
@@ -40,12 +43,43 @@ func names(in []armid.ID) string {
 	return strings.Join(out, "")
 }
 
+// keys are the names of a map's identities.
+func keys[T any](in map[armid.ID]T) string {
+	return names(slices.SortedFunc(maps.Keys(in), armid.ID.Compare))
+}
+
+// clientOf is the client ID that the AzureIdentity has for an identity of a
+// one-letter name.
+func clientOf(name string) string {
+	return fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012x", name[0])
+}
+
+// naming is one AzureIdentity for each identity.
+func naming(t testing.TB) map[armid.ID]plan.Naming {
+	t.Helper()
+	out := map[armid.ID]plan.Naming{}
+	for _, id := range ids(t, "abcdefghz") {
+		out[id] = plan.Naming{Objects: []string{"u@1"}, ClientIDs: []string{clientOf(id.Name())}}
+	}
+	return out
+}
+
+// refuse returns a state of identities that were refused just now.
+func refuse(t testing.TB, refused string) quarantine.State {
+	t.Helper()
+	out := quarantine.State{Refused: map[armid.ID]quarantine.Refusal{}}
+	for _, id := range ids(t, refused) {
+		out.Refused[id] = quarantine.Refusal{RetryAfter: time.Unix(60, 0), Identities: []string{"u@1"}}
+	}
+	return out
+}
+
 // seen has the ETag "now".
 func seen(t testing.TB, present string, updating bool) compute.Identities {
 	t.Helper()
 	out := compute.Identities{Type: compute.TypeNone, Present: map[armid.ID]string{}, ETag: "now", Updating: updating}
 	for _, id := range ids(t, present) {
-		out.Present[id] = "client-" + id.Name()
+		out.Present[id] = clientOf(id.Name())
 		out.Type = compute.TypeUserAssigned
 	}
 	return out
@@ -65,11 +99,16 @@ func records(text string) []v1.OwnedIdentity {
 func TestCompute(t *testing.T) {
 	for name, test := range map[string]struct {
 		present, wanted, refused, records string
-		updating                          bool
-		policy                            plan.Policy
+		// Of those present, ARM shows these without a client ID, and these with
+		// another one than their AzureIdentities have.
+		empty, other string
+		attached     string // by us, for the client IDs of now, and unconfirmed
+		updating     bool
+		policy       plan.Policy
 
 		add, remove, there, pending string
 		settled, before, after      string
+		strange, unconfirmed        string
 		wait                        bool
 	}{
 		"nothing to do":                             {},
@@ -93,17 +132,44 @@ func TestCompute(t *testing.T) {
 		"somebody else's operation runs":            {present: "b", wanted: "ab", updating: true, add: "a", there: "b", pending: "a", before: "a:attaching@now", after: "a:owned"},
 		"refused ones are left out":                 {wanted: "ab", refused: "a", add: "b", pending: "ab", before: "b:attaching@now", after: "b:owned"},
 		"only refused ones are left":                {wanted: "a", refused: "a", pending: "a"},
+		"the last pod of another goes meanwhile":    {present: "b", wanted: "a", refused: "a", records: "b:owned", settled: "b:owned", remove: "b", pending: "a", before: "b:owned"},
+		"a refused one that is there":               {present: "a", wanted: "a", refused: "a", there: "a"},
+		"inherited, and there":                      {present: "a", wanted: "a", records: "a:inherited", settled: "a:owned", there: "a"},
+		"inherited, and not there":                  {records: "a:inherited"},
+		"inherited, wanted, and not there":          {wanted: "a", records: "a:inherited", add: "a", pending: "a", before: "a:attaching@now", after: "a:owned"},
+		"inherited, and nobody needs it":            {present: "ab", records: "a:inherited", settled: "a:owned", remove: "a", before: "a:owned"},
+		"inherited, while an operation runs":        {present: "a", wanted: "a", records: "a:inherited", updating: true, settled: "a:inherited", there: "a"},
+		"made again under its name":                 {present: "ab", wanted: "ab", empty: "a", records: "a:owned", settled: "a:owned", remove: "a", there: "b", pending: "a", strange: "a", before: "a:owned"},
+		"made again, shown as another":              {present: "a", wanted: "a", other: "a", records: "a:owned", settled: "a:owned", remove: "a", there: "a", strange: "a", before: "a:owned"},
+		"made again, somebody else attached it":     {present: "a", wanted: "a", empty: "a", pending: "a", strange: "a"},
+		"made again, and nobody needs it":           {present: "a", empty: "a", records: "a:owned", settled: "a:owned", remove: "a", before: "a:owned"},
+		"made again, while an operation runs":       {present: "a", wanted: "a", empty: "a", records: "a:owned", updating: true, settled: "a:owned", there: "a"},
+		"made again, and immutable":                 {present: "a", wanted: "a", empty: "a", records: "a:owned", settled: "a:owned", pending: "a", strange: "a", policy: plan.Policy{ClientIDs: map[identity.ClientID]bool{clientID(t, clientOf("a")): true}}},
+		"the AzureIdentity is wrong":                {present: "a", wanted: "a", other: "a", attached: "a", records: "a:owned", settled: "a:owned", there: "a", strange: "a", unconfirmed: "a"},
+		"no principal, just after it was attached":  {present: "a", wanted: "a", empty: "a", attached: "a", records: "a:owned", settled: "a:owned", pending: "a", strange: "a", unconfirmed: "a"},
+		"attached, and shown as it should be":       {present: "a", wanted: "a", attached: "a", records: "a:owned", settled: "a:owned", there: "a"},
+		"attached, and gone again":                  {wanted: "a", attached: "a", unconfirmed: "a", add: "a", pending: "a", before: "a:attaching@now", after: "a:owned"},
+		"attached, and nobody needs it now":         {attached: "a"},
 		"protected by its resource ID":              {present: "a", records: "a:owned", settled: "a:owned", policy: plan.Policy{IDs: map[armid.ID]bool{ids(t, "a")[0]: true}}},
-		"protected by its client ID":                {present: "a", records: "a:owned", settled: "a:owned", policy: plan.Policy{ClientIDs: map[identity.ClientID]bool{clientID(t, "CLIENT-A"): true}}},
+		"protected by its client ID":                {present: "a", records: "a:owned", settled: "a:owned", policy: plan.Policy{ClientIDs: map[identity.ClientID]bool{clientID(t, strings.ToUpper(clientOf("a"))): true}}},
 		"protected, others still go":                {present: "ab", records: "a:owned b:owned", settled: "a:owned b:owned", remove: "b", before: "a:owned b:owned", after: "a:owned", policy: plan.Policy{IDs: map[armid.ID]bool{ids(t, "a")[0]: true}}},
 		"more than one request holds":               {wanted: "abc", add: "ab", pending: "abc", before: "a:attaching@now b:attaching@now", after: "a:owned b:owned", policy: plan.Policy{Limit: 2}},
 		"a record of the same identity, twice over": {present: "a", records: "A:owned a:owned", settled: "a:owned", remove: "a", before: "a:owned"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := plan.Compute(plan.Snapshot{
-				Seen: seen(t, test.present, test.updating), Wanted: ids(t, test.wanted),
-				Refused: ids(t, test.refused), Records: records(test.records),
-			}, test.policy)
+			snapshot := plan.Snapshot{
+				Seen: seen(t, test.present, test.updating), Wanted: ids(t, test.wanted), Named: naming(t), Records: records(test.records),
+				Quarantine: refuse(t, test.refused), Unconfirmed: map[armid.ID][]string{}, Now: time.Unix(0, 0),
+			}
+			for id, shown := range map[string]string{test.empty: "", test.other: clientOf("z")} {
+				for _, id := range ids(t, id) {
+					snapshot.Seen.Present[id] = shown
+				}
+			}
+			for _, id := range ids(t, test.attached) {
+				snapshot.Unconfirmed[id] = snapshot.Named[id].ClientIDs
+			}
+			p := plan.Compute(snapshot, test.policy)
 			var add, remove string
 			if p.Patch != nil {
 				add, remove = names(p.Patch.Add), names(p.Patch.Remove)
@@ -112,8 +178,14 @@ func TestCompute(t *testing.T) {
 			if diff := cmp.Diff([]string{test.add, test.remove, test.there, test.pending}, got); diff != "" {
 				t.Errorf("add, remove, there, pending (-want +got):\n%s", diff)
 			}
+			if diff := cmp.Diff([]string{test.strange, test.unconfirmed}, []string{keys(p.Estranged), keys(p.Unconfirmed)}); diff != "" {
+				t.Errorf("strange, unconfirmed (-want +got):\n%s", diff)
+			}
 			if p.Wait != test.wait {
 				t.Errorf("wait is %v", p.Wait)
+			}
+			if due := test.refused != "" && test.present == "" && p.Patch == nil; due == p.Again.IsZero() {
+				t.Errorf("again at %v", p.Again)
 			}
 			for _, r := range []struct {
 				what, want string
@@ -134,92 +206,4 @@ func clientID(t testing.TB, s string) identity.ClientID {
 		t.Fatal(err)
 	}
 	return out
-}
-
-// FuzzCompute lets a controller meet any state, crash at any moment, and checks
-// what must hold: it never detaches what it did not attach, and it ends with all
-// that is wanted and nothing left behind.
-func FuzzCompute(f *testing.F) {
-	f.Add(uint64(1), uint8(0b0011), uint8(0b0101), uint8(0b1000))
-	f.Add(uint64(7), uint8(0), uint8(0xff), uint8(0))
-	f.Fuzz(func(t *testing.T, seed uint64, present, first, second uint8) {
-		world := &arm{t: t, random: rand.New(rand.NewPCG(seed, 1)), state: seen(t, pick(present), false), foreign: ids(t, pick(present))}
-		world.settle(pick(first))
-		world.settle(pick(second))
-		world.settle("")
-		for id := range world.state.Present {
-			if !slices.Contains(world.foreign, id) {
-				t.Fatalf("%s was left behind", id)
-			}
-		}
-		for _, id := range world.foreign {
-			if !world.state.Has(id) {
-				t.Fatalf("%s was somebody else's and is gone", id)
-			}
-		}
-	})
-}
-
-func pick(mask uint8) string {
-	var out []rune
-	for i, name := range "abcdefgh" {
-		if mask&(1<<i) != 0 {
-			out = append(out, name)
-		}
-	}
-	return string(out)
-}
-
-// arm is a scale set with a controller that may crash.
-type arm struct {
-	t       *testing.T
-	random  *rand.Rand
-	state   compute.Identities
-	foreign []armid.ID
-	records []v1.OwnedIdentity
-	version int
-}
-
-// settle plays the controller until it has nothing to do for what is wanted.
-func (a *arm) settle(wanted string) {
-	a.t.Helper()
-	for range 100 {
-		if a.step(wanted) {
-			return
-		}
-	}
-	a.t.Fatal("does not come to an end")
-}
-
-// step is one pass: it may stop before the record, before the patch, after the
-// patch, or not at all.
-func (a *arm) step(wanted string) (done bool) {
-	want := ids(a.t, wanted)
-	a.random.Shuffle(len(want), func(i, j int) { want[i], want[j] = want[j], want[i] })
-	p := plan.Compute(plan.Snapshot{Seen: a.state, Wanted: want, Records: a.records}, plan.Policy{Limit: 3})
-	if p.Patch == nil {
-		a.records = p.Records
-		for _, id := range want {
-			if !a.state.Has(id) {
-				a.t.Fatalf("%s is wanted and not there", id)
-			}
-		}
-		return true
-	}
-	crash := a.random.IntN(5)
-	if crash == 0 {
-		return false
-	}
-	a.records = p.Before
-	if crash == 1 {
-		return false
-	}
-	a.state = a.state.Apply(p.Patch)
-	a.version++
-	a.state.ETag = string(rune('A' + a.version))
-	if crash == 2 {
-		return false
-	}
-	a.records = p.After
-	return false
 }

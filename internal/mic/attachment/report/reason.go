@@ -3,10 +3,12 @@ package report
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 )
 
 // Explain returns the Reason of a failure and words that say what to do.
@@ -39,11 +41,31 @@ func Explain(err error) (v1.Reason, string) {
 	return v1.ReasonARMUnavailable, fmt.Sprintf("%v; the controller tries again by itself", err)
 }
 
+// recreatedMessage is said of an identity on the resource that has no principal.
+func recreatedMessage(id armid.ID, resource string, mend bool) string {
+	const what = "the identity was deleted and created again under its name, and the resource still carries the former one, for which nobody gets a token; "
+	if mend {
+		return what + "the controller detaches it and attaches it anew"
+	}
+	return what + "the controller did not attach it, or tried in vain, and leaves it alone: check the clientID of the AzureIdentity, and detach " +
+		id.String() + " from " + resource + " (az vmss identity remove, az vm identity remove): the controller attaches it again"
+}
+
 func remedyOfRefusal(bad *armclient.BadIdentitiesError) string {
 	if bad.Code == "LinkedAuthorizationFailed" {
-		return "the controller's identity may not assign this identity: give it the role Managed Identity Operator on it or on its resource group (ARM says: " + bad.Message + ")"
+		return "the controller's identity may not assign this identity: give it the role Managed Identity Operator on it or on its resource group (ARM says: " + short(bad.Message) + ")"
 	}
-	return "Azure refuses to attach this identity: check with az identity show that it exists (ARM says: " + bad.Message + ")"
+	return "Azure refuses to attach this identity: check with az identity show that it exists (ARM says: " + short(bad.Message) + ")"
+}
+
+// short keeps the begin of ARM's words: a message that names 150 identities
+// would not fit into an Event.
+func short(words string) string {
+	const most = 600
+	if len(words) <= most {
+		return words
+	}
+	return strings.ToValidUTF8(words[:most], "") + "…"
 }
 
 // RetryAfter returns how long a failure asks to wait; zero if it does not say.

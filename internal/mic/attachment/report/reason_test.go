@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
@@ -24,6 +25,7 @@ func TestExplain(t *testing.T) {
 		"throttled":              {&armclient.ThrottledError{After: time.Minute, Message: "slow"}, v1.ReasonThrottled, "slow", time.Minute},
 		"busy":                   {&armclient.ConflictError{Message: "x"}, v1.ReasonConflict, "tries again", 0},
 		"overtaken":              {&armclient.PreconditionFailedError{}, v1.ReasonConflict, "tries again", 0},
+		"one of very many":       {&armclient.BadIdentitiesError{Code: "FailedIdentityOperation", Message: strings.Repeat("ä", 5000)}, v1.ReasonIdentityRefused, "ä…)", 0},
 		"a bad identity":         {&armclient.BadIdentitiesError{Code: "FailedIdentityOperation", Message: "gone"}, v1.ReasonIdentityRefused, "az identity show", 0},
 		"one not to be assigned": {&armclient.BadIdentitiesError{Code: "LinkedAuthorizationFailed", Message: "no"}, v1.ReasonIdentityRefused, "Managed Identity Operator", 0},
 		"no right":               {&armclient.DeniedError{Action: "act", Scope: "there"}, v1.ReasonPermissionDenied, "may not act on there", 0},
@@ -35,6 +37,9 @@ func TestExplain(t *testing.T) {
 				reason, message := report.Explain(err)
 				if reason != test.reason || !strings.Contains(message, test.words) {
 					t.Errorf("%v is %s: %s", err, reason, message)
+				}
+				if len(message) > 1000 || !utf8.ValidString(message) {
+					t.Errorf("%d bytes do not fit into an Event", len(message))
 				}
 				if after := report.RetryAfter(err); after != test.after {
 					t.Errorf("%v asks to wait %s", err, after)

@@ -11,8 +11,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -22,6 +22,8 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
@@ -36,36 +38,51 @@ type Outcome struct {
 	Seen *compute.Identities
 	// There and Pending are of the plan; both are empty if Seen is nil.
 	There, Pending []armid.ID
-	// Refused says why ARM does not take an identity.
-	Refused map[armid.ID]error
+	// Quarantine is what ARM refused, Estranged what it shows with another client
+	// ID, and Unconfirmed what was attached and not yet shown with the right one.
+	Quarantine  quarantine.State
+	Estranged   map[armid.ID]*plan.Estranged
+	Unconfirmed map[armid.ID][]string
 	// Err is what keeps everything that is pending.
 	Err error
 	// Underway says that a patch is about to be sent. Of the assignments that it
-	// is for, nothing is said before its end: what was last said, such as why the
-	// patch before it failed, stays till then.
+	// is for, nothing is said before its end, unless ARM refused their identity:
+	// what was last said, such as why the patch before it failed, stays till then.
 	Underway bool
 	// Operation is the last change asked for; nil leaves the one reported.
 	Operation *v1.ARMOperation
+	// RetryAfter is until when ARM has asked to wait; nil if it has not.
+	RetryAfter *metav1.Time
 }
 
 // Reporter writes what an Outcome says.
 type Reporter struct {
 	Client client.Client
 	Events *events.Recorder
-	// Assigned, if set, is told how long an assignment took from its creation.
-	Assigned func(took time.Duration)
+	// Assigned, if set, is told of each assignment that has become usable.
+	Assigned func(context.Context, *v1.AzureAssignedIdentity)
 }
 
 // Report writes the assignments' state and the record's status. Nothing is
 // written that says the same already. One failed write does not keep the others
 // from being tried.
 func (r *Reporter) Report(ctx context.Context, o Outcome) error {
-	var failures []error
-	for _, assignment := range o.Assignments {
-		failures = append(failures, r.assignment(ctx, assignment, o))
+	failures := make([]error, len(o.Assignments))
+	var group errgroup.Group
+	group.SetLimit(writesAtOnce)
+	for i, assignment := range o.Assignments {
+		group.Go(func() error {
+			failures[i] = r.assignment(ctx, assignment, o)
+			return nil
+		})
 	}
-	return errors.Join(append(failures, r.record(ctx, o))...)
+	errWait := group.Wait()
+	return errors.Join(errors.Join(failures...), errWait, r.record(ctx, o))
 }
+
+// writesAtOnce bounds the writes in flight for one resource, as the old
+// controller did.
+const writesAtOnce = 20
 
 // verdict is what is said of one assignment.
 type verdict struct {
@@ -74,19 +91,34 @@ type verdict struct {
 	message  string
 }
 
+// suspectMessage is said of an identity that may have to do with a refusal.
+const suspectMessage = "Azure refused a request with this identity among others and did not say which it refuses; the controller is finding out"
+
 func (o Outcome) verdict(id armid.ID) verdict {
 	if slices.Contains(o.There, id) {
 		return verdict{assigned: true, reason: v1.ReasonAssigned, message: "the identity is on the node's virtual machine or scale set"}
 	}
-	err := o.Refused[id]
-	if err == nil {
-		err = o.Err
+	if refusal, refused := o.Quarantine.Refused[id]; refused {
+		return verdict{reason: refusal.Reason, message: refusal.Message}
 	}
-	if err == nil {
-		return verdict{reason: v1.ReasonAttaching, message: kube.AttachingMessage}
+	if strange := o.Estranged[id]; strange != nil {
+		return verdict{reason: v1.ReasonIdentityRecreated, message: recreatedMessage(id, o.resource(), strange.Mend)}
 	}
-	reason, message := Explain(err)
-	return verdict{reason: reason, message: message}
+	switch {
+	case o.Err != nil:
+		reason, message := Explain(o.Err)
+		return verdict{reason: reason, message: message}
+	case o.Quarantine.Suspect(id):
+		return verdict{reason: v1.ReasonAttaching, message: suspectMessage}
+	}
+	return verdict{reason: v1.ReasonAttaching, message: kube.AttachingMessage}
+}
+
+func (o Outcome) resource() string {
+	if o.Record == nil {
+		return ""
+	}
+	return o.Record.Spec.ResourceID
 }
 
 func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, o Outcome) error {
@@ -96,7 +128,7 @@ func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, 
 	}
 	said := o.verdict(id)
 	switch {
-	case said.assigned:
+	case said.assigned, said.reason == v1.ReasonIdentityRefused:
 	case o.Underway:
 		return nil
 	case o.Seen == nil && isAssigned(a):
@@ -130,13 +162,13 @@ func (r *Reporter) Say(ctx context.Context, a *v1.AzureAssignedIdentity, assigne
 	if err != nil {
 		return fmt.Errorf("writing the state of assignment %s: %w", client.ObjectKeyFromObject(a), err)
 	}
-	r.tell(a, assigned, reason, message)
+	r.tell(ctx, a, assigned, reason, message)
 	return nil
 }
 
-func (r *Reporter) tell(a *v1.AzureAssignedIdentity, assigned bool, reason v1.Reason, message string) {
+func (r *Reporter) tell(ctx context.Context, a *v1.AzureAssignedIdentity, assigned bool, reason v1.Reason, message string) {
 	if assigned && !isAssigned(a) && r.Assigned != nil {
-		r.Assigned(time.Since(a.CreationTimestamp.Time))
+		r.Assigned(ctx, a)
 	}
 	if a.Spec.AzureBindingRef == nil || a.Spec.AzureIdentityRef == nil {
 		return
@@ -157,12 +189,14 @@ func (r *Reporter) record(ctx context.Context, o Outcome) error {
 	}
 	updated := o.Record.DeepCopy()
 	status := &updated.Status
-	status.ObservedGeneration = updated.Generation
+	status.ObservedGeneration, status.RetryAfter = updated.Generation, o.RetryAfter
 	if o.Seen != nil {
 		status.Present = texts(presentOf(*o.Seen))
 		status.Pending = texts(o.Pending)
-		status.Refused = refused(o.Refused)
+		status.Estranged = estranged(o.Estranged)
 	}
+	o.Quarantine.Write(status)
+	status.Unconfirmed = unconfirmed(o.Unconfirmed)
 	if o.Operation != nil {
 		status.LastOperation = o.Operation
 	}
@@ -195,30 +229,72 @@ func conditions(o Outcome) []metav1.Condition {
 		if reason == v1.ReasonThrottled {
 			throttled.Status, throttled.Reason, throttled.Message = metav1.ConditionTrue, synced.Reason, message
 		}
-	case len(o.Refused) > 0:
-		var names []string
-		for _, id := range slices.SortedFunc(maps.Keys(o.Refused), armid.ID.Compare) {
-			names = append(names, id.String())
-		}
+	case len(o.refused()) > 0:
 		synced.Status, synced.Reason = metav1.ConditionFalse, string(v1.ReasonIdentityRefused)
-		synced.Message = "Azure refuses " + strings.Join(names, ", ") + ": see status.refused"
-	case len(o.Pending) > 0:
+		synced.Message = "Azure refuses " + few(o.refused()) + ": see status.refused"
+	case o.recreated():
+		synced.Status, synced.Reason = metav1.ConditionFalse, string(v1.ReasonIdentityRecreated)
+		synced.Message = "identities were deleted and created again under their names: see status.estranged"
+	case len(o.Pending) > 0, o.Seen == nil:
 		synced.Status, synced.Reason, synced.Message = metav1.ConditionFalse, string(v1.ReasonAttaching), "waiting for Azure to attach identities: see status.pending"
 	}
 	return []metav1.Condition{synced, throttled}
 }
 
-func refused(in map[armid.ID]error) []v1.RefusedIdentity {
-	var out []v1.RefusedIdentity
-	for _, id := range slices.SortedFunc(maps.Keys(in), armid.ID.Compare) {
-		reason, message := Explain(in[id])
-		out = append(out, v1.RefusedIdentity{ResourceID: id.String(), Reason: reason, Message: message})
+// refused are the refused identities that a pod waits for.
+func (o Outcome) refused() []armid.ID {
+	return slices.DeleteFunc(slices.Clone(o.Pending), func(id armid.ID) bool { _, refused := o.Quarantine.Refused[id]; return !refused })
+}
+
+// recreated reports whether pods wait for identities that have no principal.
+func (o Outcome) recreated() bool {
+	return slices.ContainsFunc(o.Pending, func(id armid.ID) bool { return o.Estranged[id] != nil })
+}
+
+// few names the first of many.
+func few(ids []armid.ID) string {
+	const most = 5
+	names := texts(ids[:min(most, len(ids))])
+	if more := len(ids) - len(names); more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names, ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+func estranged(in map[armid.ID]*plan.Estranged) []v1.EstrangedIdentity {
+	var out []v1.EstrangedIdentity
+	for _, id := range sortedKeys(in) {
+		out = append(out, v1.EstrangedIdentity{ResourceID: id.String(), ClientID: in[id].Shown})
 	}
 	return out
 }
 
+func unconfirmed(in map[armid.ID][]string) []v1.UnconfirmedIdentity {
+	var out []v1.UnconfirmedIdentity
+	for _, id := range sortedKeys(in) {
+		out = append(out, v1.UnconfirmedIdentity{ResourceID: id.String(), ClientIDs: in[id]})
+	}
+	return out
+}
+
+// Unconfirmed reads what was written of identities that were attached and not yet
+// shown with the right client ID.
+func Unconfirmed(status v1.AzureIdentityAttachmentStatus) map[armid.ID][]string {
+	out := map[armid.ID][]string{}
+	for _, m := range status.Unconfirmed {
+		if id, err := armid.Parse(m.ResourceID); err == nil {
+			out[id] = m.ClientIDs
+		}
+	}
+	return out
+}
+
+func sortedKeys[T any](in map[armid.ID]T) []armid.ID {
+	return slices.SortedFunc(maps.Keys(in), armid.ID.Compare)
+}
+
 func presentOf(seen compute.Identities) []armid.ID {
-	return slices.SortedFunc(maps.Keys(seen.Present), armid.ID.Compare)
+	return sortedKeys(seen.Present)
 }
 
 func texts(ids []armid.ID) []string {

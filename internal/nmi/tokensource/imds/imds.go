@@ -1,8 +1,9 @@
 // Package imds gets the tokens of managed identities from the node's own
 // metadata service.
 //
-// It always asks by client ID, however the pod asked, and never without one. It
-// must not keep tokens: that is the cache's in front of it.
+// However the pod asked, it asks by client ID, or by resource ID where an
+// identity has no other, and never without either. It must not keep tokens: that
+// is the cache's in front of it.
 package imds
 
 import (
@@ -42,7 +43,8 @@ func New(client Client, observe func(code string, took time.Duration)) *Source {
 // Token asks for the identity's token. Every error is a [*refusal.Error].
 func (s *Source) Token(ctx context.Context, request tokensource.Request) (azureimds.Token, error) {
 	start := time.Now()
-	token, err := s.client.Token(ctx, azureimds.Query{Resource: request.Resource, ClientID: request.Identity.ClientID.String()})
+	id := request.Identity
+	token, err := s.client.Token(ctx, azureimds.Query{Resource: request.Resource, ClientID: id.ClientID.String(), ResourceID: id.ResourceID})
 	if err != nil {
 		code, refused := explain(request, err)
 		s.observe(code, time.Since(start))
@@ -67,7 +69,7 @@ func explain(request tokensource.Request, err error) (string, *refusal.Error) {
 		return "throttled", &refusal.Error{Reason: v1.ReasonUpstreamThrottled, After: throttled.After, Err: err,
 			Message: "the node's metadata service asks for fewer requests: try again later"}
 	case errors.As(err, &updating):
-		return "updating", &refusal.Error{Reason: v1.ReasonUpstreamUnavailable, Err: err,
+		return "updating", &refusal.Error{Reason: v1.ReasonUpstreamUpdating, Err: err,
 			Message: "the node's metadata service is being updated and back within 70 seconds"}
 	}
 	return "unavailable", &refusal.Error{Reason: v1.ReasonUpstreamUnavailable, Err: err,
@@ -78,6 +80,10 @@ func words(request tokensource.Request, err *azureimds.RefusedError) string {
 	if !strings.Contains(err.Description, azureimds.IdentityNotFound) {
 		return "the node's metadata service refuses a token for AzureIdentity " + request.Identity.String() + ": " + err.Description
 	}
-	return azureimds.IdentityNotFound + ": AzureIdentity " + request.Identity.String() + " with client ID " + request.Identity.ClientID.String() +
-		" is not attached to this node's virtual machine or scale set, or its client ID is wrong"
+	named, wrong := "client ID "+request.Identity.ClientID.String(), "client ID"
+	if request.Identity.ClientID.String() == "" {
+		named, wrong = "resource ID "+request.Identity.ResourceID.String(), "resource ID"
+	}
+	return azureimds.IdentityNotFound + ": AzureIdentity " + request.Identity.String() + " with " + named +
+		" is not attached to this node's virtual machine or scale set, or its " + wrong + " is wrong"
 }

@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	azureimds "github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
@@ -42,8 +41,24 @@ func TestAsksByClientID(t *testing.T) {
 	if err != nil || token.Value() != "v" {
 		t.Fatalf("got %q, %v", token.Value(), err)
 	}
-	if diff := cmp.Diff(azureimds.Query{Resource: "r", ClientID: "c-1"}, got); diff != "" {
-		t.Error(diff)
+	if got != (azureimds.Query{Resource: "r", ClientID: "c-1"}) {
+		t.Errorf("asked %+v", got)
+	}
+}
+
+// An identity of before there was validation may have its resource ID alone. It
+// is asked for by that, and one without either never.
+func TestAsksByResourceIDWhereThereIsNoOther(t *testing.T) {
+	id, err := armid.ParseUserAssigned("/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := &azureimds.RefusedError{Status: 400, Description: "Identity not found"}
+	var got azureimds.Query
+	source := imds.New(client(func(query azureimds.Query) (azureimds.Token, error) { got = query; return azureimds.Token{}, refused }), nil)
+	_, err = source.Token(t.Context(), tokensource.Request{Identity: identity.Identity{ResourceID: id}, Resource: "r"})
+	if got != (azureimds.Query{Resource: "r", ResourceID: id}) || !strings.Contains(refusal.Of(err).Message, "resource ID "+id.String()) {
+		t.Errorf("asked %+v, said %v", got, err)
 	}
 }
 
@@ -58,7 +73,7 @@ func TestExplainsWhatUpstreamSays(t *testing.T) {
 		"identity not attached": {&azureimds.RefusedError{Status: 400, Description: "Identity not found"}, v1.ReasonUpstreamRefused, 0, "refused", "Identity not found: AzureIdentity ns/a"},
 		"resource unknown":      {&azureimds.RefusedError{Status: 400, Description: "AADSTS500011"}, v1.ReasonUpstreamRefused, 0, "refused", "AADSTS500011"},
 		"throttled":             {&azureimds.ThrottledError{After: 3 * time.Second}, v1.ReasonUpstreamThrottled, 3 * time.Second, "throttled", "fewer requests"},
-		"updating":              {&azureimds.UpdatingError{Status: 410}, v1.ReasonUpstreamUnavailable, 0, "updating", "70 seconds"},
+		"updating":              {&azureimds.UpdatingError{Status: 410}, v1.ReasonUpstreamUpdating, 0, "updating", "70 seconds"},
 		"down":                  {&azureimds.UnavailableError{Err: errors.New("dial 10.1.2.3")}, v1.ReasonUpstreamUnavailable, 0, "unavailable", "does not answer"},
 	} {
 		t.Run(name, func(t *testing.T) {

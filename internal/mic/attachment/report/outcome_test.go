@@ -1,0 +1,124 @@
+package report
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
+)
+
+func id(t *testing.T, name string) armid.ID {
+	t.Helper()
+	out, err := armid.Parse("/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// outcome is of a resource that carries "there", refuses "bad" and waits for the
+// others.
+func outcome(t *testing.T) Outcome {
+	t.Helper()
+	return Outcome{
+		Record: &v1.AzureIdentityAttachment{Spec: v1.AzureIdentityAttachmentSpec{ResourceID: "/the/resource"}},
+		Seen:   &compute.Identities{}, There: []armid.ID{id(t, "there")},
+		Pending: []armid.ID{id(t, "bad"), id(t, "hollow"), id(t, "new"), id(t, "suspect")},
+		Quarantine: quarantine.State{
+			Refused: map[armid.ID]quarantine.Refusal{id(t, "bad"): {Reason: v1.ReasonIdentityRefused, Message: "ARM's words"}},
+			Unsure:  []armid.ID{id(t, "suspect")},
+		},
+		Estranged: map[armid.ID]*plan.Estranged{id(t, "hollow"): {}, id(t, "there"): {Shown: "x"}},
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	throttled := &armclient.ThrottledError{Message: "slow"}
+	for name, test := range map[string]struct {
+		identity string
+		change   func(*Outcome)
+		assigned bool
+		reason   v1.Reason
+		words    string
+	}{
+		"there":                              {"there", nil, true, v1.ReasonAssigned, "is on"},
+		"there, whatever else fails":         {"there", func(o *Outcome) { o.Err = throttled }, true, v1.ReasonAssigned, ""},
+		"refused":                            {"bad", nil, false, v1.ReasonIdentityRefused, "ARM's words"},
+		"refused, while ARM asks to wait":    {"bad", func(o *Outcome) { o.Err = throttled }, false, v1.ReasonIdentityRefused, "ARM's words"},
+		"suspected":                          {"suspect", nil, false, v1.ReasonAttaching, "is finding out"},
+		"suspected, while ARM asks to wait":  {"suspect", func(o *Outcome) { o.Err = throttled }, false, v1.ReasonThrottled, "slow"},
+		"new":                                {"new", nil, false, v1.ReasonAttaching, "waiting"},
+		"without a principal, somebody's":    {"hollow", nil, false, v1.ReasonIdentityRecreated, "from /the/resource (az vmss identity remove"},
+		"without a principal, and ours":      {"hollow", func(o *Outcome) { o.Estranged[id(t, "hollow")].Mend = true }, false, v1.ReasonIdentityRecreated, "attaches it anew"},
+		"without a principal, none recorded": {"hollow", func(o *Outcome) { o.Record = nil }, false, v1.ReasonIdentityRecreated, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := outcome(t)
+			if test.change != nil {
+				test.change(&o)
+			}
+			got := o.verdict(id(t, test.identity))
+			if got.assigned != test.assigned || got.reason != test.reason || !strings.Contains(got.message, test.words) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+func TestConditions(t *testing.T) {
+	only := func(ids ...armid.ID) func(*Outcome) { return func(o *Outcome) { o.Pending = ids } }
+	var many []armid.ID
+	crowd := outcome(t)
+	for i := range 9 {
+		bad := id(t, fmt.Sprintf("bad-%d", i))
+		many = append(many, bad)
+		crowd.Quarantine.Refused[bad] = quarantine.Refusal{}
+	}
+	for name, test := range map[string]struct {
+		change    func(*Outcome)
+		synced    v1.Reason
+		words     string
+		throttled metav1.ConditionStatus
+	}{
+		"all there":                           {only(), v1.ReasonSynced, "every identity", metav1.ConditionFalse},
+		"waiting":                             {only(id(t, "new")), v1.ReasonAttaching, "status.pending", metav1.ConditionFalse},
+		"refused":                             {func(*Outcome) {}, v1.ReasonIdentityRefused, "bad: see", metav1.ConditionFalse},
+		"many refused":                        {func(o *Outcome) { o.Pending, o.Quarantine = many, crowd.Quarantine }, v1.ReasonIdentityRefused, "bad-4 and 4 more", metav1.ConditionFalse},
+		"recreated":                           {only(id(t, "hollow")), v1.ReasonIdentityRecreated, "status.estranged", metav1.ConditionFalse},
+		"throttled":                           {func(o *Outcome) { o.Err = &armclient.ThrottledError{Message: "slow"} }, v1.ReasonThrottled, "slow", metav1.ConditionTrue},
+		"not looked at: nobody says all good": {func(o *Outcome) { o.Seen, o.Pending = nil, nil }, v1.ReasonAttaching, "", metav1.ConditionFalse},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := outcome(t)
+			test.change(&o)
+			got := conditions(o)
+			if got[0].Reason != string(test.synced) || !strings.Contains(got[0].Message, test.words) || got[1].Status != test.throttled {
+				t.Errorf("got %+v", got)
+			}
+			if (got[0].Status == metav1.ConditionTrue) != (test.synced == v1.ReasonSynced) {
+				t.Errorf("synced is %s", got[0].Status)
+			}
+		})
+	}
+}
+
+func TestUnconfirmed(t *testing.T) {
+	in := map[armid.ID][]string{id(t, "b"): {"x", "y"}, id(t, "a"): nil}
+	status := v1.AzureIdentityAttachmentStatus{Unconfirmed: unconfirmed(in)}
+	if diff := cmp.Diff(in, Unconfirmed(status), cmp.Comparer(func(a, b armid.ID) bool { return a == b })); diff != "" {
+		t.Errorf("(-written +read):\n%s", diff)
+	}
+	status.Unconfirmed = append(status.Unconfirmed, v1.UnconfirmedIdentity{ResourceID: "odd"})
+	if got := Unconfirmed(status); len(got) != 2 {
+		t.Errorf("got %v", got)
+	}
+}
