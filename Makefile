@@ -82,7 +82,7 @@ bench-nmi: root debian build assets ## Measure NMI beside a bare handler, before
 
 .PHONY: bench-mic
 bench-mic: build assets ## Measure MIC in large clusters against a real API server, beside the old figures: about 12 minutes. ARGS="--help" shows how to take a part.
-	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench $(ARGS)
+	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench/mic $(ARGS)
 
 FUZZTIME ?= 10s
 .PHONY: fuzz

@@ -1,4 +1,4 @@
-// Command bench measures MIC, as the process that ships, against a real API
+// Command mic measures MIC, as the process that ships, against a real API
 // server with the numbers of objects of large clusters, and prints its figures
 // beside those of AAD Pod Identity v1.8.17. A goal that is missed makes the exit
 // code non-zero.
