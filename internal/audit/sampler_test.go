@@ -71,7 +71,9 @@ func TestATokenIsTheSameOnlyForTheSameQuestion(t *testing.T) {
 		}
 	}
 	all := audit.NewSampler(0)
-	if !all.Worth(&base) || !all.Worth(&base) {
-		t.Error("a line was left out although all are wanted")
+	for range 2 {
+		if !all.Worth(&base) {
+			t.Error("a line was left out although all are wanted")
+		}
 	}
 }

@@ -105,7 +105,7 @@ func (l *Limiter) Enter(remote netip.Addr) (leave func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.caller(remote)
-	met := Limit("")
+	var met Limit
 	switch {
 	case c.running >= l.options.AtOnce:
 		met = AtOnce

@@ -139,12 +139,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	out, record := &e.response, &e.record
 	limit(w, e.ctx.until)
-	defer func() {
+	defer func() { //nolint:contextcheck // patience is the request's own context, with an end
 		record.Status, record.Took = out.status, s.options.Now().Sub(start)
 		s.options.Done(&e.ctx, record)
 		e.ctx.end()
 	}()
-	err := s.guarded(out, r.WithContext(&e.ctx), record)
+	err := s.guarded(out, r.WithContext(&e.ctx), record) //nolint:contextcheck // as above
 	if err == nil {
 		return
 	}
