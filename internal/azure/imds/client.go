@@ -34,6 +34,8 @@ type Query struct {
 	// ResourceID is used only if there is no ClientID: the service takes one way
 	// to name an identity.
 	ResourceID armid.ID
+	// BypassCache asks for a token that the service has not kept.
+	BypassCache bool
 }
 
 // named returns the query variable that names the identity.
@@ -127,7 +129,11 @@ func (c *Client) get(ctx context.Context, query Query) (*http.Response, error) {
 	target := c.base
 	target.Path = TokenPath
 	name, value := query.named()
-	target.RawQuery = url.Values{"api-version": {tokenVersion}, name: {value}, "resource": {query.Resource}}.Encode()
+	variables := url.Values{"api-version": {tokenVersion}, name: {value}, "resource": {query.Resource}}
+	if query.BypassCache {
+		variables.Set("bypass_cache", "true")
+	}
+	target.RawQuery = variables.Encode()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("making a token request: %w", err)

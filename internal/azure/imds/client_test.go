@@ -54,6 +54,13 @@ func TestClientSendsWhatAnSDKSends(t *testing.T) {
 	if diff := cmp.Diff(want, got.URL.Query()); diff != "" {
 		t.Error(diff)
 	}
+	if _, err := client.Token(t.Context(), imds.Query{Resource: "https://vault.azure.net", ClientID: "C0FFEE", BypassCache: true}); err != nil {
+		t.Fatal(err)
+	}
+	want.Set("bypass_cache", "true")
+	if diff := cmp.Diff(want, got.URL.Query()); diff != "" {
+		t.Error(diff)
+	}
 	if got.URL.Path != imds.TokenPath || got.Header.Get("Metadata") != "true" || got.Header.Get("User-Agent") != "agent/1" {
 		t.Errorf("sent %s with %v", got.URL.Path, got.Header)
 	}

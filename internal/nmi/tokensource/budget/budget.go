@@ -105,7 +105,7 @@ func (b *Budget) dispatch() {
 			go t.call.Dropped(b.refuse("nobody waits for it any more", 0))
 			continue
 		}
-		b.pace.leave(now)
+		t.place = b.pace.leave(now)
 		b.passed = share.passed
 		share.passed += 1 / share.weight
 		b.running++
@@ -199,6 +199,7 @@ func (b *Budget) done(t *Ticket, outcome Outcome) {
 	b.running--
 	t.share.running--
 	b.held += (now.Sub(t.started) - b.held) / 4
+	b.pace.answered(t.place, t.started, now)
 	if outcome.Throttled {
 		b.pace.throttled(now, outcome.After)
 	}

@@ -3,9 +3,10 @@ package budget
 import "time"
 
 const (
-	// second is what a second of an upstream's limit counts as here. The bit more
-	// is for requests that leave a second apart and arrive a little closer.
-	second = 1020 * time.Millisecond
+	// underWay is how long a request may be on its way at most, so that it counts
+	// for the upstream's second in which it arrives: on a busy machine it arrives
+	// later than it left. One that was answered earlier has arrived earlier.
+	underWay = 35 * time.Millisecond
 	// recovery is how long after an upstream's complaint the pace doubles again.
 	recovery = 5 * time.Second
 	// maxSlow bounds how often complaints halve the pace: to a sixteenth.
@@ -14,14 +15,15 @@ const (
 	minPause, maxPause = time.Second, time.Minute
 )
 
-// pace says when the next request may leave so that no second sees more than
-// perSecond of them, and no fraction of a second much more than its part: a burst
-// is never longer than what may be under way at once. It reads no clock.
+// pace says when the next request may leave so that in no second more than
+// perSecond of them arrive, and no fraction of a second sees more than its part
+// leave: a burst is never longer than what may be under way at once. It reads no
+// clock.
 type pace struct {
 	perSecond, burst int
-	// left holds when the last perSecond requests left; the next one overwrites
-	// the oldest, at index next.
-	left []time.Time
+	// last holds the last perSecond requests; the next one overwrites the oldest,
+	// at index next.
+	last []departure
 	next int
 
 	paused time.Time
@@ -30,8 +32,11 @@ type pace struct {
 	slowed time.Time
 }
 
+// departure is when a request left, and by when it has arrived.
+type departure struct{ left, arrived time.Time }
+
 func newPace(perSecond, atOnce int) pace {
-	return pace{perSecond: perSecond, burst: min(atOnce, perSecond), left: make([]time.Time, perSecond)}
+	return pace{perSecond: perSecond, burst: min(atOnce, perSecond), last: make([]departure, perSecond)}
 }
 
 // earliest returns when the next request may leave; not after now if at once.
@@ -41,22 +46,33 @@ func (p *pace) earliest(now time.Time) time.Time {
 		p.slowed = p.slowed.Add(recovery)
 	}
 	out := p.paused
-	for _, window := range []struct {
-		requests int
-		span     time.Duration
-	}{{p.perSecond, second}, {p.burst, second * time.Duration(p.burst) / time.Duration(p.perSecond)}} {
-		first := p.left[(p.next+p.perSecond-window.requests)%p.perSecond]
-		if at := first.Add(window.span << p.slow); !first.IsZero() && at.After(out) {
+	for _, rule := range []struct {
+		since time.Time
+		span  time.Duration
+	}{
+		{p.last[p.next].arrived, time.Second},
+		{p.last[(p.next+p.perSecond-p.burst)%p.perSecond].left, time.Second * time.Duration(p.burst) / time.Duration(p.perSecond)},
+	} {
+		if at := rule.since.Add(rule.span << p.slow); !rule.since.IsZero() && at.After(out) {
 			out = at
 		}
 	}
 	return out
 }
 
-// leave records that a request leaves now.
-func (p *pace) leave(now time.Time) {
-	p.left[p.next] = now
+// leave records that a request leaves now, and returns its place.
+func (p *pace) leave(now time.Time) int {
+	place := p.next
+	p.last[place] = departure{left: now, arrived: now.Add(underWay)}
 	p.next = (p.next + 1) % p.perSecond
+	return place
+}
+
+// answered records that the request that left then, at that place, was answered.
+func (p *pace) answered(place int, left, now time.Time) {
+	if d := &p.last[place]; d.left.Equal(left) && now.Before(d.arrived) {
+		d.arrived = now
+	}
 }
 
 // throttled records an answer 429 that asks to wait for after, or does not say.
@@ -82,5 +98,5 @@ func (p *pace) throttled(now time.Time, after time.Duration) {
 
 // each returns how long a request in a long queue takes to get its turn.
 func (p *pace) each() time.Duration {
-	return second / time.Duration(p.perSecond) << p.slow
+	return (time.Second + underWay) / time.Duration(p.perSecond) << p.slow
 }

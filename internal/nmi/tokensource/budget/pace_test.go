@@ -2,6 +2,7 @@ package budget
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -18,17 +19,16 @@ func most(times []time.Time, span time.Duration) int {
 	return out
 }
 
-// Whatever the limits and whenever requests come, no second sees more than it
-// may, nor a fraction of it more than a burst; and nothing is held back for
-// longer than that needs.
+// Whatever the limits, whenever requests come and however long they are on their
+// way, in no second more arrive than may, and no fraction of one sees more than a
+// burst leave.
 func TestNoSecondSeesMoreThanItMay(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		perSecond, atOnce := 1+random.IntN(40), 1+random.IntN(10)
 		p := newPace(perSecond, atOnce)
-		start := time.Unix(1_700_000_000, 0)
-		now := start
-		var left []time.Time
+		now := time.Unix(1_700_000_000, 0)
+		var left, arrived []time.Time
 		for range 500 {
 			if random.IntN(3) == 0 {
 				now = now.Add(time.Duration(random.Int64N(int64(300 * time.Millisecond))))
@@ -36,10 +36,15 @@ func TestNoSecondSeesMoreThanItMay(t *testing.T) {
 			if at := p.earliest(now); at.After(now) {
 				now = at
 			}
-			p.leave(now)
-			left = append(left, now)
+			place := p.leave(now)
+			onItsWay := time.Duration(random.Int64N(int64(underWay)))
+			left, arrived = append(left, now), append(arrived, now.Add(onItsWay))
+			if random.IntN(2) == 0 {
+				p.answered(place, now, now.Add(onItsWay))
+			}
 		}
-		if got := most(left, time.Second); got > perSecond {
+		slices.SortFunc(arrived, time.Time.Compare)
+		if got := most(arrived, time.Second); got > perSecond {
 			t.Errorf("%d a second, %d at once: %d in one second", perSecond, atOnce, got)
 		}
 		burst := min(atOnce, perSecond)
@@ -50,17 +55,30 @@ func TestNoSecondSeesMoreThanItMay(t *testing.T) {
 }
 
 func TestALongQueueGetsTheWholeLimit(t *testing.T) {
-	p := newPace(20, 5)
-	start := time.Unix(1_700_000_000, 0)
-	now := start
-	for range 512 {
-		if at := p.earliest(now); at.After(now) {
-			now = at
+	for answer, most := range map[time.Duration]time.Duration{time.Millisecond: 25800 * time.Millisecond, time.Second: 26500 * time.Millisecond} {
+		p := newPace(20, 5)
+		start := time.Unix(1_700_000_000, 0)
+		now := start
+		for range 512 {
+			if at := p.earliest(now); at.After(now) {
+				now = at
+			}
+			p.answered(p.leave(now), now, now.Add(answer))
 		}
-		p.leave(now)
+		if took := now.Sub(start); took < 25*time.Second || took > most {
+			t.Errorf("512 requests that were answered after %s took %s at 20 a second", answer, took)
+		}
 	}
-	if took := now.Sub(start); took < 25*time.Second || took > 26500*time.Millisecond {
-		t.Errorf("512 requests took %s at 20 a second", took)
+}
+
+func TestAnAnswerThatComesLateChangesNothing(t *testing.T) {
+	p, start := newPace(1, 1), time.Unix(1_700_000_000, 0)
+	place := p.leave(start)
+	again := p.leave(start.Add(2 * time.Second))
+	p.answered(place, start, start.Add(2*time.Second))
+	p.answered(again, start.Add(2*time.Second), start.Add(5*time.Second))
+	if got := p.earliest(start.Add(2 * time.Second)).Sub(start); got != 3*time.Second+underWay {
+		t.Errorf("the next one leaves %s after the first", got)
 	}
 }
 
@@ -71,13 +89,13 @@ func TestComplaintsSlowTheBudgetDown(t *testing.T) {
 		pause      time.Duration   // until the next request after the last of them
 		each       time.Duration   // then
 	}{
-		"none":                      {nil, 0, 51 * time.Millisecond},
-		"one that says how long":    {[]time.Duration{7 * time.Second}, 7 * time.Second, 51 * time.Millisecond},
-		"one that does not say":     {[]time.Duration{0}, time.Second, 51 * time.Millisecond},
-		"two that do not say":       {[]time.Duration{0, 0}, 2 * time.Second, 102 * time.Millisecond},
-		"two that say how long":     {[]time.Duration{time.Second, 3 * time.Second}, 3 * time.Second, 102 * time.Millisecond},
-		"many":                      {[]time.Duration{0, 0, 0, 0, 0, 0}, 16 * time.Second, 816 * time.Millisecond},
-		"one that says a long time": {[]time.Duration{time.Hour}, time.Minute, 51 * time.Millisecond},
+		"none":                      {nil, 0, 51750 * time.Microsecond},
+		"one that says how long":    {[]time.Duration{7 * time.Second}, 7 * time.Second, 51750 * time.Microsecond},
+		"one that does not say":     {[]time.Duration{0}, time.Second, 51750 * time.Microsecond},
+		"two that do not say":       {[]time.Duration{0, 0}, 2 * time.Second, 103500 * time.Microsecond},
+		"two that say how long":     {[]time.Duration{time.Second, 3 * time.Second}, 3 * time.Second, 103500 * time.Microsecond},
+		"many":                      {[]time.Duration{0, 0, 0, 0, 0, 0}, 16 * time.Second, 828 * time.Millisecond},
+		"one that says a long time": {[]time.Duration{time.Hour}, time.Minute, 51750 * time.Microsecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, now := newPace(20, 5), start

@@ -45,6 +45,7 @@ type Ticket struct {
 	queues  []*queue
 	until   time.Time
 	started time.Time
+	place   int // of its departure
 }
 
 // Enqueue gives a call its place among what its owner, a pod's UID, waits for.

@@ -75,7 +75,7 @@ func (p *call) wait(ctx context.Context, patience time.Duration) (imds.Token, er
 		return imds.Token{}, out
 	}
 	return imds.Token{}, &refusal.Error{
-		Reason: v1.ReasonUpstreamUnavailable, Message: "no token came in time: try again", Err: context.Cause(ctx),
+		Reason: v1.ReasonUpstreamUnavailable, Message: "no token came in time: try again", After: time.Second, Err: context.Cause(ctx),
 	}
 }
 

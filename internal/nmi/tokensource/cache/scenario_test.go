@@ -26,8 +26,8 @@ func (b *bench) patient(ask tokensource.Ask) (time.Duration, int) {
 		if err == nil {
 			return time.Since(start), told
 		}
-		after := refusal.Of(err).After
-		if refusal.Of(err).Reason != v1.ReasonLimited || after < time.Second || after > 20*time.Second {
+		why, after := refusal.Of(err).Reason, refusal.Of(err).After
+		if why != v1.ReasonLimited && why != v1.ReasonUpstreamUnavailable || after < time.Second || after > 20*time.Second {
 			b.t.Errorf("%s: %v, after %s", ask.Resource, err, after)
 			return 0, told
 		}

@@ -44,7 +44,9 @@ func New(client Client, observe func(code string, took time.Duration)) *Source {
 func (s *Source) Token(ctx context.Context, request tokensource.Request) (azureimds.Token, error) {
 	start := time.Now()
 	id := request.Identity
-	token, err := s.client.Token(ctx, azureimds.Query{Resource: request.Resource, ClientID: id.ClientID.String(), ResourceID: id.ResourceID})
+	token, err := s.client.Token(ctx, azureimds.Query{
+		Resource: request.Resource, ClientID: id.ClientID.String(), ResourceID: id.ResourceID, BypassCache: request.Fresh,
+	})
 	if err != nil {
 		code, refused := explain(request, err)
 		s.observe(code, time.Since(start))

@@ -44,6 +44,11 @@ func TestAsksByClientID(t *testing.T) {
 	if got != (azureimds.Query{Resource: "r", ClientID: "c-1"}) {
 		t.Errorf("asked %+v", got)
 	}
+	fresh := request(t)
+	fresh.Fresh = true
+	if _, err := source.Token(t.Context(), fresh); err != nil || !got.BypassCache {
+		t.Errorf("asked %+v for a fresh one, %v", got, err)
+	}
 }
 
 // An identity of before there was validation may have its resource ID alone. It
