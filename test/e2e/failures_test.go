@@ -109,6 +109,7 @@ func TestARMUnreachable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = shared.Sim.RemoveFault(context.WithoutCancel(t.Context()), f.ID) }) // when the test fails
 	identity := newIdentity(t, "")
 	bind(t, name(t), identity, name(t))
 	waiting := runPod(t, broken, name(t)+"-broken", name(t))

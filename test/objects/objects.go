@@ -23,8 +23,9 @@ import (
 )
 
 // Apply creates every object of a manifest, with strict validation, so that a
-// misspelled field is an error. Objects that exist already are left alone.
-func Apply(ctx context.Context, kube client.Client, manifest string) error {
+// misspelled field is an error; but not those of the kinds in except. Objects that
+// exist already are left alone.
+func Apply(ctx context.Context, kube client.Client, manifest string, except ...string) error {
 	strict := client.WithFieldValidation(kube, metav1.FieldValidationStrict)
 	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(manifest), 4096)
 	for {
@@ -36,7 +37,7 @@ func Apply(ctx context.Context, kube client.Client, manifest string) error {
 		if err != nil {
 			return fmt.Errorf("reading a manifest: %w", err)
 		}
-		if len(object.Object) == 0 {
+		if len(object.Object) == 0 || slices.Contains(except, object.GetKind()) {
 			continue
 		}
 		if err := strict.Create(ctx, object); err != nil && !apierrors.IsAlreadyExists(err) {

@@ -104,8 +104,8 @@ const micProbePort = "8080"
 // useManagedIdentityExtension, so its own token comes through NMI of that node,
 // by the exception.
 func (w *World) StartMIC(ctx context.Context, on *Node, flags ...string) (*MIC, error) {
-	object := NewPod(SystemNamespace, "mic-0", map[string]string{"app": "mic", "component": "mic"})
-	object.Spec.ServiceAccountName = "mic"
+	object := NewPod(SystemNamespace, "mic-0", map[string]string{"app.kubernetes.io/component": "mic"})
+	object.Spec.ServiceAccountName = micAccount
 	pod, err := on.Run(ctx, object)
 	if err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func (w *World) StartMIC(ctx context.Context, on *Node, flags ...string) (*MIC, 
 
 // LaunchMIC starts MIC in a pod with an azure.json and waits for nothing.
 func (w *World) LaunchMIC(ctx context.Context, pod *Pod, cloudConfig map[string]any, flags ...string) (*Process, error) {
-	kubeconfig, err := w.kubeconfig(ctx, "mic", pod.Object.Name)
+	kubeconfig, err := w.kubeconfig(ctx, micAccount, pod.Object.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -2,9 +2,9 @@ package world
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -15,18 +15,56 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 	"github.com/aad-pod-identity/aad-pod-identity/test/objects"
 )
 
-// SystemNamespace is where MIC and NMI are installed.
-const SystemNamespace = "aad-pod-identity"
+// Where the published manifests install, and whom.
+const (
+	SystemNamespace = "default"
+	micAccount      = "aad-pod-identity-mic"
+	nmiAccount      = "aad-pod-identity-nmi"
+)
 
-//go:embed manifests/rbac.yaml
-var rbacManifest string
+// manifests are what is published: who may do what, and which pods are excepted.
+var manifests = []string{"deployment-rbac.yaml", "mic-exception.yaml"}
+
+// workloads are kinds of the manifests that nobody here would run.
+var workloads = []string{"DaemonSet", "Deployment"}
 
 // Apply creates every object of a manifest; see [objects.Apply].
 func (w *World) Apply(ctx context.Context, manifest string) error {
 	return objects.Apply(ctx, w.Kube, manifest)
+}
+
+// install applies what a user does, but for the workloads.
+func (w *World) install(ctx context.Context) error {
+	crds, err := filepath.Glob(filepath.Join(env.Root(), "charts", "aad-pod-identity", "crds", "*.yaml"))
+	if err != nil {
+		return fmt.Errorf("listing custom resource definitions: %w", err)
+	}
+	for _, file := range crds {
+		if err := w.applyFile(ctx, file); err != nil {
+			return err
+		}
+	}
+	if err := w.awaitEstablished(ctx, len(crds)); err != nil {
+		return err
+	}
+	for _, name := range manifests {
+		if err := w.applyFile(ctx, filepath.Join(env.Root(), "deploy", "infra", name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) applyFile(ctx context.Context, file string) error {
+	text, err := os.ReadFile(file) //nolint:gosec // a file of this project
+	if err != nil {
+		return fmt.Errorf("reading a manifest: %w", err)
+	}
+	return objects.Apply(ctx, w.Kube, string(text), workloads...)
 }
 
 // awaitEstablished waits until the API server serves every kind of the group.

@@ -58,7 +58,7 @@ func (n *Node) StartNMI(ctx context.Context, mode string, flags ...string) (*Pro
 
 // LaunchNMI starts NMI and waits for nothing.
 func (n *Node) LaunchNMI(ctx context.Context, flags ...string) (*Process, error) {
-	kubeconfig, err := n.world.kubeconfig(ctx, "nmi", "nmi-"+n.Name)
+	kubeconfig, err := n.world.kubeconfig(ctx, nmiAccount, "nmi-"+n.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (n *Node) CountLeaks() (*netns.Counter, error) {
 
 // LaunchNMIUnprivileged starts NMI without any capability, on ports of its own.
 func (n *Node) LaunchNMIUnprivileged(ctx context.Context) (*Process, error) {
-	kubeconfig, err := n.world.kubeconfig(ctx, "nmi", "nmi-"+n.Name)
+	kubeconfig, err := n.world.kubeconfig(ctx, nmiAccount, "nmi-"+n.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -32,7 +31,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/control"
-	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
 
@@ -144,28 +142,6 @@ func (w *World) startAzure(ctx context.Context) error {
 }
 
 func (w *World) caFile() string { return w.path("azure-ca.pem") }
-
-// install applies the custom resource definitions as shipped, and the roles that
-// MIC and NMI run with.
-func (w *World) install(ctx context.Context) error {
-	crds, err := filepath.Glob(filepath.Join(env.Root(), "charts", "aad-pod-identity", "crds", "*.yaml"))
-	if err != nil {
-		return fmt.Errorf("listing custom resource definitions: %w", err)
-	}
-	for _, file := range crds {
-		text, err := os.ReadFile(file) //nolint:gosec // a file of this project
-		if err != nil {
-			return fmt.Errorf("reading a custom resource definition: %w", err)
-		}
-		if err := w.Apply(ctx, string(text)); err != nil {
-			return err
-		}
-	}
-	if err := w.awaitEstablished(ctx, len(crds)); err != nil {
-		return err
-	}
-	return w.Apply(ctx, rbacManifest)
-}
 
 // Transport reaches the simulator's services and the metadata address from
 // inside a namespace, as a program there would.

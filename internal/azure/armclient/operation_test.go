@@ -317,6 +317,32 @@ func TestEveryRequestTakesAToken(t *testing.T) {
 	}
 }
 
+// TestAReadThatFailedIsNoWait: though its repetition has to wait.
+func TestAReadThatFailedIsNoWait(t *testing.T) {
+	for name, test := range map[string]struct {
+		response fault.Response
+		want     string
+	}{
+		"no connection": {fault.Response{Drop: true}, "unavailable"},
+		"an answer":     {fault.Response{Status: 503, Code: "x", Message: "y"}, "unavailable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := start(t, azuresim.Config{State: document()})
+			limits := unlimited()
+			limits.ResourceReads = throttle.Limit{PerMinute: 6, Burst: 18} // 1 at the start
+			client := newClient(t, principal(), armclient.Options{Transport: a, Limits: limits})
+			a.play(t, fault.Match{Method: http.MethodGet, Path: setID}, 9, test.response)
+			_, err := client.Get(t.Context(), ref(t, setID))
+			if sent := a.sent(http.MethodGet); kind(err) != test.want || sent != 1 {
+				t.Errorf("after %d reads: %s: %v", sent, kind(err), err)
+			}
+			if _, err := client.Get(t.Context(), ref(t, setID)); kind(err) != "throttled" {
+				t.Errorf("the next read: %s: %v", kind(err), err)
+			}
+		})
+	}
+}
+
 // TestAPatchThatMustWaitIsNotStarted: and Ready says so before.
 func TestAPatchThatMustWaitIsNotStarted(t *testing.T) {
 	a := start(t, azuresim.Config{State: document()})

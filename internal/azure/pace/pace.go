@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/throttle"
@@ -38,7 +39,8 @@ type Call struct {
 	// After is the Retry-After of the last answer.
 	After time.Duration
 
-	ref compute.Ref
+	ref    compute.Ref
+	failed error // what the last request came to, if it failed
 }
 
 type callKey struct{}
@@ -58,7 +60,8 @@ type Policy struct {
 	Traffic func(Sent)
 }
 
-// Do sends the request if ARM has a token for it.
+// Do sends the request if ARM has a token for it. For a repetition it has none,
+// the request that failed speaks: that ARM is away must not look like a wait.
 func (p *Policy) Do(req *policy.Request) (*http.Response, error) {
 	raw := req.Raw()
 	if err := raw.Context().Err(); err != nil {
@@ -75,13 +78,20 @@ func (p *Policy) Do(req *policy.Request) (*http.Response, error) {
 	if err != nil {
 		sent.Wait, _ = errors.AsType[*throttle.NotBeforeError](err)
 		p.tell(sent)
+		if c.failed != nil {
+			err = &lastError{c.failed}
+		}
 		return nil, err
 	}
 	response, err := req.Next()
 	if err != nil {
+		c.failed = err
 		permit.Settle(throttle.Answer{Lost: true})
 		p.tell(sent)
 		return response, err
+	}
+	if c.failed = nil; response.StatusCode >= http.StatusBadRequest {
+		c.failed = runtime.NewResponseError(response)
 	}
 	permit.Settle(throttle.ReadAnswer(response.StatusCode, response.Header, time.Now()))
 	c.After = throttle.RetryAfter(response.Header, time.Now())
@@ -89,6 +99,14 @@ func (p *Policy) Do(req *policy.Request) (*http.Response, error) {
 	p.tell(sent)
 	return response, nil
 }
+
+// lastError is a failure that is not to be repeated.
+type lastError struct{ error }
+
+func (e *lastError) Unwrap() error { return e.error }
+
+// NonRetriable tells the SDK not to try again.
+func (*lastError) NonRetriable() {}
 
 func (p *Policy) tell(sent Sent) {
 	if p.Traffic != nil {

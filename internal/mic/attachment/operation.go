@@ -248,6 +248,7 @@ func (p *pass) keptBack(err error) bool {
 	if !ok || !throttled.Own {
 		return false
 	}
+	p.unasked = true
 	p.pause(throttled.After)
 	return true
 }

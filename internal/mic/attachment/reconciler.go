@@ -191,6 +191,7 @@ type pass struct {
 	wait        bool
 	keepOff     *metav1.Time  // until when ARM asked to wait
 	paused      time.Duration // when to come back, since a pause has not ended
+	unasked     bool          // a request was not sent, to keep under ARM's limits
 	busy        bool          // ARM has said that somebody else's operation runs
 	inUse       bool          // pods need identities of it, or some of it are ours
 	again       time.Time     // when a refused identity is to be tried; zero: never
@@ -330,7 +331,7 @@ func (p *pass) say(ctx context.Context) error {
 	}
 	outcome := report.Outcome{
 		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
-		Underway: p.underway, Operation: p.operation, RetryAfter: p.keepOff,
+		Underway: p.underway, Unasked: p.unasked && p.failure == nil, Operation: p.operation, RetryAfter: p.keepOff,
 	}
 	if p.seen != nil {
 		snapshot, err := p.snapshot(ctx, assignments)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 )
 
 // NFTables is the [Datapath] of nodes whose kernel routes pods' packets: tables
@@ -85,7 +86,7 @@ func (n *NFTables) ensureRules() (Change, error) {
 	if errs != nil && contested {
 		n.contested.Store(true)
 	}
-	return Change{Rules: reasons != nil, Reason: strings.Join(reasons, "; ")}, errors.Join(errs...)
+	return Change{Rules: reasons != nil, Reason: strings.Join(reasons, "; ")}, utilerrors.NewAggregate(errs)
 }
 
 // ensureTable says why it had to replace the table, "" if it had not.

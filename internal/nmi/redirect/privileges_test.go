@@ -44,6 +44,8 @@ func TestWithoutTheCapability(t *testing.T) {
 			err := without(w.node, unix.CAP_NET_ADMIN, func() error { return call(t.Context()) })
 			if !errors.Is(err, redirect.ErrCapability) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 				t.Errorf("got %v, want an error that names CAP_NET_ADMIN", err)
+			} else if strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %q, want one line", err)
 			}
 		})
 	}

@@ -111,6 +111,31 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+// TestUnasked: while the controller keeps off, what it said of what is pending
+// stays, and nothing else.
+func TestUnasked(t *testing.T) {
+	said := []metav1.Condition{{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: string(v1.ReasonARMUnavailable)}}
+	assigned := []metav1.Condition{{Type: v1.ConditionReady, Status: metav1.ConditionTrue, Reason: string(v1.ReasonAssigned)}}
+	for name, test := range map[string]struct {
+		unasked bool
+		said    []metav1.Condition
+		now     v1.Reason
+		want    bool
+	}{
+		"why it waits":             {true, said, v1.ReasonAttaching, true},
+		"it was asked":             {false, said, v1.ReasonAttaching, false},
+		"nothing was said":         {true, nil, v1.ReasonAttaching, false},
+		"it is assigned":           {true, said, v1.ReasonAssigned, false},
+		"it was assigned":          {true, assigned, v1.ReasonAttaching, false},
+		"it is refused meanwhile":  {true, said, v1.ReasonIdentityRefused, false},
+		"it was recreated in time": {true, said, v1.ReasonIdentityRecreated, false},
+	} {
+		if got := (Outcome{Unasked: test.unasked}).stays(test.said, v1.ConditionReady, test.now); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestUnconfirmed(t *testing.T) {
 	in := map[armid.ID][]string{id(t, "b"): {"x", "y"}, id(t, "a"): nil}
 	status := v1.AzureIdentityAttachmentStatus{Unconfirmed: unconfirmed(in)}

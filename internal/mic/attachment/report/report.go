@@ -45,6 +45,9 @@ type Outcome struct {
 	Unconfirmed map[armid.ID][]string
 	// Err is what keeps everything that is pending.
 	Err error
+	// Unasked says that ARM could not be asked, to keep under its limits: what was
+	// last said of what is pending, such as that ARM is away, stays.
+	Unasked bool
 	// Underway says that a patch is about to be sent. Of the assignments that it
 	// is for, nothing is said before its end, unless ARM refused their identity:
 	// what was last said, such as why the patch before it failed, stays till then.
@@ -129,12 +132,18 @@ func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, 
 	said := o.verdict(id)
 	switch {
 	case said.assigned, said.reason == v1.ReasonIdentityRefused:
-	case o.Underway:
+	case o.Underway, o.stays(a.Status.Conditions, v1.ConditionReady, said.reason):
 		return nil
 	case o.Seen == nil && isAssigned(a):
 		return nil // it was there, and nobody says that it went
 	}
 	return r.Say(ctx, a, said.assigned, said.reason, said.message)
+}
+
+// stays reports whether what was last said of what is pending tells more than the
+// reason now.
+func (o Outcome) stays(said []metav1.Condition, kind string, reason v1.Reason) bool {
+	return o.Unasked && reason == v1.ReasonAttaching && meta.IsStatusConditionFalse(said, kind)
 }
 
 func isAssigned(a *v1.AzureAssignedIdentity) bool {
@@ -201,6 +210,9 @@ func (r *Reporter) record(ctx context.Context, o Outcome) error {
 		status.LastOperation = o.Operation
 	}
 	for _, condition := range conditions(o) {
+		if o.stays(status.Conditions, condition.Type, v1.Reason(condition.Reason)) {
+			continue
+		}
 		condition.ObservedGeneration = updated.Generation
 		meta.SetStatusCondition(&status.Conditions, condition)
 	}
