@@ -26,18 +26,13 @@ const (
 	nmiAccount      = "aad-pod-identity-nmi"
 )
 
-// manifests are what is published: who may do what, and which pods are excepted.
-var manifests = []string{"deployment-rbac.yaml", "mic-exception.yaml"}
-
-// workloads are kinds of the manifests that nobody here would run.
-var workloads = []string{"DaemonSet", "Deployment"}
-
 // Apply creates every object of a manifest; see [objects.Apply].
 func (w *World) Apply(ctx context.Context, manifest string) error {
 	return objects.Apply(ctx, w.Kube, manifest)
 }
 
-// install applies what a user does, but for the workloads.
+// install applies what a user does, but for the workloads, which nobody here would
+// run.
 func (w *World) install(ctx context.Context) error {
 	crds, err := filepath.Glob(filepath.Join(env.Root(), "charts", "aad-pod-identity", "crds", "*.yaml"))
 	if err != nil {
@@ -51,7 +46,7 @@ func (w *World) install(ctx context.Context) error {
 	if err := w.awaitEstablished(ctx, len(crds)); err != nil {
 		return err
 	}
-	for _, name := range manifests {
+	for _, name := range []string{"deployment-rbac.yaml", "mic-exception.yaml"} {
 		if err := w.applyFile(ctx, filepath.Join(env.Root(), "deploy", "infra", name)); err != nil {
 			return err
 		}
@@ -64,7 +59,7 @@ func (w *World) applyFile(ctx context.Context, file string) error {
 	if err != nil {
 		return fmt.Errorf("reading a manifest: %w", err)
 	}
-	return objects.Apply(ctx, w.Kube, string(text), workloads...)
+	return objects.Apply(ctx, w.Kube, string(text), "DaemonSet", "Deployment")
 }
 
 // awaitEstablished waits until the API server serves every kind of the group.
