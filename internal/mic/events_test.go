@@ -20,6 +20,7 @@ import (
 // TestEventsAreShown: every reason of the contract is on the object that it is
 // about, where `kubectl describe` finds it, and is counted.
 func TestEventsAreShown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	s := w.scene(t, "events", scaleSets)
 	port, profile := freePort(t), freePort(t)

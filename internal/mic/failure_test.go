@@ -18,6 +18,7 @@ import (
 
 // TestFailures plays what can go wrong with one thing, and that the rest goes on.
 func TestFailures(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	run(t, w.options(t))
 	for _, test := range []struct {

@@ -130,7 +130,7 @@ func (w *world) transport(t *testing.T) *http.Client {
 func (w *world) options(t *testing.T, args ...string) mic.Options {
 	t.Helper()
 	args = append([]string{
-		"--cloudconfig", w.azure, "--http-probe-port=0", "--prometheus-port=0", "--leader-election-duration=4s",
+		"--cloudconfig", w.azure, "--http-probe-port=0", "--prometheus-port=0", "--leader-election-duration=60s",
 		"--gather-window=300ms", "--retry-min=200ms", "--retry-max=2s", "--quarantine-min=200ms", "--quarantine-max=2s",
 		// ARM's limits have tests of their own; here they would only cost time.
 		"--arm-update-limit-per-resource=6000/60000", "--arm-read-limit-per-resource=6000/60000", "--arm-limit-refill=1s",

@@ -48,6 +48,7 @@ func (w *rewriter) Do(r *http.Request) (*http.Response, error) {
 
 // TestOwnership plays who may remove what.
 func TestOwnership(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	for _, test := range []struct {
 		name string

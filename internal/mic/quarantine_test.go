@@ -139,6 +139,7 @@ func (s *scene) noneDetached(t *testing.T) {
 
 // TestCrowd: of 200 identities on one scale set three are bad.
 func TestCrowd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	bad := []string{"id-003", "id-077", "id-180"}
 	for _, test := range []struct {
@@ -153,7 +154,7 @@ func TestCrowd(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := w.scene(t, "crowd-"+test.name, scaleSets)
 			s.crowd(t, 200, bad...)
-			options := s.options(t, "--quarantine-min=10m", "--quarantine-max=10m", "--leader-election-duration=60s")
+			options := s.options(t, "--quarantine-min=10m", "--quarantine-max=10m")
 			if test.unnamed {
 				options.Transport = &rewriter{Transporter: options.Transport, rewrite: unnamed}
 			}
@@ -216,6 +217,7 @@ func unnamed(_ *http.Request, status int, body []byte) []byte {
 
 // TestQuarantine plays what becomes of one bad identity.
 func TestQuarantine(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	for _, test := range []struct {
 		name string
@@ -232,7 +234,7 @@ func TestQuarantine(t *testing.T) {
 // together is a pod with a good identity and a bad one, which wait for long.
 func together(t *testing.T, s *scene) (pod *corev1.Pod, bad *v1.AzureIdentity, stop func()) {
 	t.Helper()
-	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m", "--leader-election-duration=60s"))
+	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m"))
 	bad = &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "bad"}, Spec: v1.AzureIdentitySpec{ResourceID: s.id("bad"), ClientID: micClientID}}
 	s.create(t, bad)
 	s.bind(t, "bad", "all")
@@ -269,7 +271,7 @@ func anotherLeaderRemembers(t *testing.T, s *scene) {
 	pod, _, stop := together(t, s)
 	stop()
 	before := len(s.requests(http.MethodPatch))
-	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m", "--leader-election-duration=60s"))
+	stop = run(t, s.options(t, "--quarantine-min=10m", "--quarantine-max=10m"))
 	s.marker(t)
 	for _, patch := range s.requests(http.MethodPatch)[before:] {
 		for _, added := range patch.Added {

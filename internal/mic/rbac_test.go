@@ -58,6 +58,7 @@ func (w *world) authorize(t *testing.T) {
 
 // TestRightsAreEnforced makes sure that the others mean something.
 func TestRightsAreEnforced(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	config := rest.CopyConfig(w.config)
 	config.Impersonate.UserName = micUser

@@ -34,6 +34,7 @@ func azureJSON(secret string) string {
 // TestReload: credentials are replaced while the controller runs: by a file that
 // cannot be used, which changes nothing, and by right ones.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	s := w.scene(t, "reload", scaleSets)
 	s.identity(t, "demo")

@@ -16,6 +16,7 @@ import (
 // TestRestart stops the controller where it hurts. Its scenes follow each other:
 // every one ends with nothing left on the scale set.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{ARMLatency: 1200 * time.Millisecond})
 	for _, test := range []struct {
 		name string

@@ -15,6 +15,7 @@ import (
 // TestRollback plays an upgrade, a rollback and an upgrade once more, with the
 // old controller's own requests, on pods that never stop asking for tokens.
 func TestRollback(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	s := w.scene(t, "rollback", scaleSets)
 	old, err := v1817.New(w.config)

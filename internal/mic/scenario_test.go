@@ -19,6 +19,7 @@ import (
 // TestScenarios plays scenes in one world with one controller, at the same time,
 // as a cluster does.
 func TestScenarios(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	run(t, w.options(t, "--immutable-user-msis", " "+strings.ToUpper((&scene{ns: "scene-immutable"}).id("kept"))+", 5A5A5A5A-0000-4000-8000-00000000000A"))
 	for _, test := range []struct {

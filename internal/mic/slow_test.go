@@ -15,11 +15,12 @@ import (
 // keep no other from being served, and what comes meanwhile goes together in the
 // next request of each.
 func TestSlowResources(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	s := w.scene(t, "slow", virtualMachines)
 	s.identity(t, "demo")
 	s.identity(t, "late")
-	options := s.options(t, "--leader-election-duration=60s")
+	options := s.options(t)
 	const slow = 40
 	var places []*scene
 	held := make(chan string, slow)

@@ -170,10 +170,11 @@ func TestTakeover(t *testing.T) {
 
 // TestLostLead: whoever loses the lead ends, and with it every request under way.
 func TestLostLead(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	s := w.scene(t, "lost", scaleSets)
 	s.identity(t, "demo")
-	options := s.options(t)
+	options := s.options(t, "--leader-election-duration=4s")
 	waiting, cut := make(chan struct{}), make(chan struct{})
 	options.Transport = &gate{Transporter: options.Transport, before: func(r *http.Request) error {
 		if r.Method != http.MethodPatch {
@@ -213,6 +214,7 @@ func TestLostLead(t *testing.T) {
 // TestOldLeaderIsWaitedFor: an old controller holds its lock, says so by writing
 // it, and ends. Ours says on its Lease whom it waits for.
 func TestOldLeaderIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	record := func(holder string) map[string]string {
 		return map[string]string{"control-plane.alpha.kubernetes.io/leader": `{"holderIdentity":"` + holder + `","leaseDurationSeconds":5,"acquireTime":"2023-09-28T12:00:00Z","renewTime":"2023-09-28T12:00:00Z","leaderTransitions":7}`}
@@ -220,7 +222,7 @@ func TestOldLeaderIsWaitedFor(t *testing.T) {
 	old := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "aad-pod-identity-mic", Annotations: record("mic-5d8f7b7c9-x2x4v")}} //nolint:staticcheck // the old controller's kind
 	w.create(t, old)
 	port := freePort(t)
-	run(t, w.options(t, "--http-probe-port="+port))
+	run(t, w.options(t, "--http-probe-port="+port, "--leader-election-duration=4s"))
 	s := &scene{world: w}
 	s.event(t, "Lease", "aad-pod-identity-mic", string(v1.ReasonOldController), "mic-5d8f7b7c9-x2x4v")
 	if status, body := fetch(t, "http://127.0.0.1:"+port+"/healthz"); status != http.StatusOK || body != "Not Active" {

@@ -78,6 +78,7 @@ func notAzure(t *testing.T, s *scene) {
 // A controller without a right on the machine says which right it lacks: the
 // machine's kind is in the action's name.
 func TestMissingRightOnAVirtualMachineIsNamed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, azuresim.Config{})
 	azure := w.sim.State.Snapshot()
 	azure.RoleAssignments = azure.RoleAssignments[1:] // without Virtual Machine Contributor

@@ -55,6 +55,7 @@ func TestInACluster(t *testing.T) {
 	})
 	for _, s := range own {
 		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, []scenarios.Scenario{s})
 			c := newCluster(w, s)
 			c.play(t, func() { c.stop = w.run(t, s.Install) })
