@@ -24,7 +24,13 @@ demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kube
 	@go run ./test/demo
 
 .PHONY: test
-test: root debian vet lint generated test-all ## Run the checks and tests: vet, lint, unit, API server, network namespaces, the quick end to end.
+test: root debian vet lint generated ## Run every check and test, those on a real Kubernetes too; they share the machine, since they mostly wait.
+	@$(MAKE) --no-print-directory -j2 --output-sync=line test-all test-kubernetes
+
+.PHONY: test-kubernetes
+test-kubernetes: ## Run the tests of the lab, then the end-to-end scenarios on one.
+	@$(MAKE) --no-print-directory test-lab
+	@$(MAKE) --no-print-directory e2e
 
 .PHONY: lab
 lab: ## Build bin/lab, which runs a real Kubernetes without Docker (bin/lab --help).
@@ -53,7 +59,7 @@ lint: $(BIN)/golangci-lint ## Run golangci-lint.
 .PHONY: test-all
 test-all: build assets $(BIN)/helm ## Run all Go tests, with the race detector.
 	@echo "go test -race ./..."
-	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go test -race -count=$(COUNT) -timeout 30m ./...
+	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go test -race -count=$(COUNT) -p 3 -timeout 30m ./...
 
 .PHONY: test-lab
 test-lab: root debian lab ## Run the tests of the lab itself.
@@ -79,6 +85,10 @@ bench: ## Run the benchmarks.
 .PHONY: bench-nmi
 bench-nmi: root debian build assets ## Measure NMI beside a bare handler, before a metadata service at its limits; a missed goal fails. About 5 minutes.
 	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench/nmi
+
+.PHONY: chaos-mic
+chaos-mic: build assets ## Try two processes of MIC with violence for 3 minutes. ARGS="--help" shows how to take another seed.
+	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/chaos/mic $(ARGS)
 
 .PHONY: bench-mic
 bench-mic: build assets ## Measure MIC in large clusters against a real API server, beside the old figures: about 12 minutes. ARGS="--help" shows how to take a part.

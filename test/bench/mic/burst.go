@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/replica"
 )
 
 // The numbers of the burst scene.
@@ -40,7 +41,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 	if err := w.quiet(ctx, 3*time.Second); err != nil {
 		return nil, err
 	}
-	if _, err := w.cluster.written(); err != nil {
+	if _, err := w.cluster.Written(); err != nil {
 		return nil, err
 	}
 	sayf("burst: %d pods", burstPods)
@@ -60,7 +61,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	patches := most(w.azure.patches())
+	patches := most(w.azure.Patches())
 	beyond := took - time.Duration(patches)*w.options.arm
 	rows := []row{
 		title("(b) %d pods of %d selectors on %d scale sets, at once", burstPods, burstSelectors, burstScaleSets),
@@ -68,7 +69,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 		atMost("until all are Assigned, beyond ARM's own time", "over 800 s", beyond.Seconds(), 60, "s"),
 		shown("until the API server had all pods", "", seconds(created)),
 		shown("MIC's CPU", "", seconds(spent.cpu)),
-		shown("writes to the API server", "3 per pod", fmt.Sprintf("%.1f per pod, %s", float64(spent.writes.total())/burstPods, spent.writes.refused())),
+		shown("writes to the API server", "3 per pod", fmt.Sprintf("%.1f per pod, %s", float64(spent.writes.Total())/burstPods, spent.writes.Refused())),
 	}
 	idle, err := w.idle(ctx)
 	return append(rows, idle...), err
@@ -76,7 +77,7 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 
 func (w *world) furnishBurst(ctx context.Context) error {
 	sayf("burst: nodes and identities")
-	if err := w.azure.furnish(burstScaleSets, burstSelectors); err != nil {
+	if err := w.azure.Furnish(burstScaleSets, burstSelectors); err != nil {
 		return err
 	}
 	if err := w.namespace(ctx, apps); err != nil {
@@ -138,7 +139,7 @@ func (w *world) idle(ctx context.Context) ([]row, error) {
 	return []row{
 		title("(a) 500 events that change nothing, among %d pods and %d bindings", burstPods, burstSelectors),
 		atMost("MIC's CPU", "56.8 s", spent.cpu.Seconds(), 0.1, "s"),
-		exactly("writes to the API server", "", spent.writes.total(), 0),
+		exactly("writes to the API server", "", spent.writes.Total(), 0),
 	}, nil
 }
 
@@ -154,21 +155,21 @@ func pause(ctx context.Context, d time.Duration) error {
 // spent is what MIC used for something.
 type spent struct {
 	cpu    time.Duration
-	writes writes
+	writes replica.Writes
 }
 
 // meter begins to measure; what it returns says what MIC has used since.
 func (w *world) meter() func() (spent, error) {
-	before, errBefore := w.mic.cpu()
-	_, errWritten := w.cluster.written()
+	before, errBefore := w.mic.CPU()
+	_, errWritten := w.cluster.Written()
 	return func() (spent, error) {
-		after, err := w.mic.cpu()
+		after, err := w.mic.CPU()
 		for _, e := range []error{errBefore, errWritten, err} {
 			if e != nil {
 				return spent{}, e
 			}
 		}
-		written, err := w.cluster.written()
+		written, err := w.cluster.Written()
 		return spent{cpu: after - before, writes: written}, err
 	}
 }

@@ -64,7 +64,7 @@ func large(ctx context.Context, w *world) ([]row, error) {
 
 func (w *world) furnishLarge(ctx context.Context, s sizes) error {
 	sayf("large: %d nodes, %d identities", s.nodes, s.identities)
-	if err := w.azure.furnish(s.scaleSets, s.identities); err != nil {
+	if err := w.azure.Furnish(s.scaleSets, s.identities); err != nil {
 		return err
 	}
 	if err := each(ctx, s.teams, func(ctx context.Context, i int) error { return w.namespace(ctx, s.team(i)) }); err != nil {
@@ -100,31 +100,31 @@ func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]r
 	if err := w.quiet(ctx, 5*time.Second); err != nil {
 		return nil, err
 	}
-	peak, err := w.mic.memory("VmHWM")
+	peak, err := w.mic.Memory("VmHWM")
 	if err != nil {
 		return nil, err
 	}
-	cpu, err := w.mic.cpu()
+	cpu, err := w.mic.CPU()
 	if err != nil {
 		return nil, err
 	}
-	written, err := w.cluster.written()
+	written, err := w.cluster.Written()
 	if err != nil {
 		return nil, err
 	}
 	return []row{
 		shown("first start: until all are Assigned, with ARM's time", "", seconds(took)),
-		shown("first start: PATCHes for one scale set, at the most", "", fmt.Sprint(most(w.azure.patches()))),
-		shown("first start: writes to the API server", "", fmt.Sprintf("%d, %s", written.total(), written.refused())),
+		shown("first start: PATCHes for one scale set, at the most", "", fmt.Sprint(most(w.azure.Patches()))),
+		shown("first start: writes to the API server", "", fmt.Sprintf("%d, %s", written.Total(), written.Refused())),
 		shown("first start: MIC's CPU", "", seconds(cpu)),
 		atMost("first start: peak memory (RSS)", "", peak, 600, "MiB"),
-	}, w.mic.stop()
+	}, w.mic.Stop()
 }
 
 // restart has nothing to do but to look.
 func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, error) {
 	sayf("large: MIC starts again")
-	if _, err := w.cluster.written(); err != nil {
+	if _, err := w.cluster.Written(); err != nil {
 		return nil, err
 	}
 	begun := time.Now()
@@ -137,25 +137,25 @@ func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, er
 		return nil, err
 	}
 	took := time.Since(begun) - still
-	peak, errPeak := w.mic.memory("VmHWM")
-	now, errNow := w.mic.memory("VmRSS")
+	peak, errPeak := w.mic.Memory("VmHWM")
+	now, errNow := w.mic.Memory("VmRSS")
 	for _, err := range []error{errPeak, errNow} {
 		if err != nil {
 			return nil, err
 		}
 	}
-	cpu, err := w.mic.cpu()
+	cpu, err := w.mic.CPU()
 	if err != nil {
 		return nil, err
 	}
-	written, err := w.cluster.written()
+	written, err := w.cluster.Written()
 	if err != nil {
 		return nil, err
 	}
 	return []row{
 		shown("restart: until it leads", "", seconds(led)),
 		shown("restart: until it has looked at everything", "", seconds(took)),
-		exactly("restart: writes to the API server", "", written.total(), 0),
+		exactly("restart: writes to the API server", "", written.Total(), 0),
 		shown("restart: MIC's CPU", "", seconds(cpu)),
 		atMost("restart: peak memory (RSS)", "", peak, 600, "MiB"),
 		shown("restart: memory (RSS) at rest", "", figure(now, "MiB")),
@@ -187,14 +187,14 @@ func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]ro
 	if err != nil {
 		return nil, err
 	}
-	if err := w.mic.stop(); err != nil {
+	if err := w.mic.Stop(); err != nil {
 		return nil, err
 	}
 	one, err := w.writeCost(ctx)
 	if err != nil {
 		return nil, err
 	}
-	events, total := float64(2*s.events), spent.writes.total()
+	events, total := float64(2*s.events), spent.writes.Total()
 	own := spent.cpu.Seconds() - float64(total)*one.Seconds()
 	return []row{
 		shown("a pod's change that means nothing: MIC's CPU", "", figure(changes.cpu.Seconds()*1000/float64(s.events), "ms")),
@@ -209,7 +209,7 @@ func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]ro
 // assignment, measured on this process while MIC is stopped.
 func (w *world) writeCost(ctx context.Context) (time.Duration, error) {
 	var list v1.AzureAssignedIdentityList
-	if err := w.cluster.kube.List(ctx, &list, client.Limit(1)); err != nil || len(list.Items) == 0 {
+	if err := w.cluster.Kube.List(ctx, &list, client.Limit(1)); err != nil || len(list.Items) == 0 {
 		return 0, fmt.Errorf("looking for an assignment: there are %d: %w", len(list.Items), err)
 	}
 	const n = 300
@@ -219,15 +219,15 @@ func (w *world) writeCost(ctx context.Context) (time.Duration, error) {
 	}
 	err = each(ctx, n, func(ctx context.Context, i int) error {
 		object := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("cost-%d", i)}, Spec: list.Items[0].Spec}
-		if err := w.cluster.kube.Create(ctx, object); err != nil {
+		if err := w.cluster.Kube.Create(ctx, object); err != nil {
 			return fmt.Errorf("creating an assignment: %w", err)
 		}
 		base := object.DeepCopy()
 		object.Status.Status = v1.AssignedIDAssigned
-		if err := w.cluster.kube.Patch(ctx, object, client.MergeFrom(base)); err != nil {
+		if err := w.cluster.Kube.Patch(ctx, object, client.MergeFrom(base)); err != nil {
 			return fmt.Errorf("patching an assignment: %w", err)
 		}
-		if err := w.cluster.kube.Delete(ctx, object); err != nil {
+		if err := w.cluster.Kube.Delete(ctx, object); err != nil {
 			return fmt.Errorf("deleting an assignment: %w", err)
 		}
 		return nil

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/replica"
 )
 
 // The numbers of the namesakes scene: the old system's own load test.
@@ -55,7 +57,7 @@ func namesakes(ctx context.Context, w *world) ([]row, error) {
 }
 
 func (w *world) furnishNamesakes(ctx context.Context) error {
-	if err := w.azure.furnish(1, 1); err != nil {
+	if err := w.azure.Furnish(1, 1); err != nil {
 		return err
 	}
 	if err := w.nodes(ctx, 1, namesakeNodes); err != nil {
@@ -77,7 +79,7 @@ func namesake(i int) client.Object {
 
 // namesakeEvents makes more pods and takes them away again.
 func (w *world) namesakeEvents(ctx context.Context, seen *assignments) ([]row, error) {
-	before, err := w.mic.get(ctx, w.mic.metrics+"/metrics")
+	before, err := w.mic.Get(ctx, w.mic.Metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -102,12 +104,12 @@ func (w *world) namesakeEvents(ctx context.Context, seen *assignments) ([]row, e
 	if err != nil {
 		return nil, err
 	}
-	after, err := w.mic.get(ctx, w.mic.metrics+"/metrics")
+	after, err := w.mic.Get(ctx, w.mic.Metrics)
 	if err != nil {
 		return nil, err
 	}
 	const allocated = "go_memstats_alloc_bytes_total"
-	bytes := sum(after, allocated) - sum(before, allocated)
+	bytes := replica.Sum(after, allocated) - replica.Sum(before, allocated)
 	return []row{
 		shown("MIC's CPU for a pod that comes or goes, writes included", "2.4 s", figure(spent.cpu.Seconds()*1000/(2*namesakeExtra), "ms")),
 		shown("memory allocated for it, writes included", "1.65 GB", figure(bytes/1024/(2*namesakeExtra), "KiB")),

@@ -65,3 +65,12 @@ func table(rows []row) string {
 	_ = w.Flush()
 	return out.String()
 }
+
+// most is the largest of the numbers.
+func most(counts map[string]int) int {
+	out := 0
+	for _, n := range counts {
+		out = max(out, n)
+	}
+	return out
+}

@@ -17,15 +17,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/timing"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
+	"github.com/aad-pod-identity/aad-pod-identity/test/replica"
 )
 
 // world is what one scene plays in.
 type world struct {
 	options options
-	cluster *cluster
-	azure   *azure
-	mic     *mic
+	cluster *replica.Cluster
+	azure   *replica.Azure
+	mic     *replica.MIC
 	started int // how often MIC was
 	dir     string
 }
@@ -42,8 +45,8 @@ func newWorld(ctx context.Context, o options, name string) (*world, error) {
 	}
 	w := &world{options: o, dir: dir}
 	var err error
-	if w.cluster, err = startCluster(ctx, dir); err == nil {
-		w.azure, err = startAzure(ctx, dir, o.arm)
+	if w.cluster, err = replica.StartCluster(ctx, dir); err == nil {
+		w.azure, err = replica.StartAzure(ctx, dir, azureOf(o.arm))
 	}
 	if err != nil {
 		return nil, errors.Join(err, w.close())
@@ -54,18 +57,23 @@ func newWorld(ctx context.Context, o options, name string) (*world, error) {
 func (w *world) close() error {
 	var failures []error
 	if w.mic != nil {
-		failures = append(failures, w.mic.stop())
+		failures = append(failures, w.mic.Stop())
 	}
 	if w.azure != nil {
-		failures = append(failures, w.azure.close())
+		failures = append(failures, w.azure.Close())
 	}
 	if w.cluster != nil {
-		failures = append(failures, w.cluster.close())
+		failures = append(failures, w.cluster.Close())
 	}
 	if w.options.keep == "" {
 		failures = append(failures, os.RemoveAll(w.dir))
 	}
 	return errors.Join(failures...)
+}
+
+// azureOf is an Azure that limits nothing and whose changes take so long.
+func azureOf(arm time.Duration) settings.Settings {
+	return settings.Settings{ARM: settings.ARM{Latency: settings.Latency{ScaleSet: timing.Fixed(arm), VM: timing.Fixed(arm)}}}
 }
 
 // sayf tells how far a scene is.
@@ -90,7 +98,7 @@ func each(ctx context.Context, n int, do func(ctx context.Context, i int) error)
 func (w *world) create(ctx context.Context, n int, object func(i int) client.Object) error {
 	return each(ctx, n, func(ctx context.Context, i int) error {
 		o := object(i)
-		if err := w.cluster.kube.Create(ctx, o); err != nil {
+		if err := w.cluster.Kube.Create(ctx, o); err != nil {
 			return fmt.Errorf("creating %T %s: %w", o, client.ObjectKeyFromObject(o), err)
 		}
 		return nil
@@ -102,7 +110,7 @@ func (w *world) annotate(ctx context.Context, n int, object func(i int) client.O
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"bench":"edited"}}}`))
 	return each(ctx, n, func(ctx context.Context, i int) error {
 		o := object(i)
-		if err := w.cluster.kube.Patch(ctx, o, patch); err != nil {
+		if err := w.cluster.Kube.Patch(ctx, o, patch); err != nil {
 			return fmt.Errorf("editing %T %s: %w", o, client.ObjectKeyFromObject(o), err)
 		}
 		return nil
@@ -112,7 +120,7 @@ func (w *world) annotate(ctx context.Context, n int, object func(i int) client.O
 // kill removes n pods as kubelets do.
 func (w *world) kill(ctx context.Context, n int, pod func(i int) client.Object) error {
 	return each(ctx, n, func(ctx context.Context, i int) error {
-		if err := w.cluster.kube.Delete(ctx, pod(i), client.GracePeriodSeconds(0)); err != nil {
+		if err := w.cluster.Kube.Delete(ctx, pod(i), client.GracePeriodSeconds(0)); err != nil {
 			return fmt.Errorf("deleting a pod: %w", err)
 		}
 		return nil
@@ -141,7 +149,7 @@ func (w *world) follow(ctx context.Context) (a *assignments, stop func(), err er
 			Status:     v1.AzureAssignedIdentityStatus{Status: full.Status.Status},
 		}, nil
 	}
-	c, err := cache.New(w.cluster.config, cache.Options{Scheme: env.Scheme(), DefaultTransform: bare})
+	c, err := cache.New(w.cluster.Config, cache.Options{Scheme: env.Scheme(), DefaultTransform: bare})
 	if err != nil {
 		cancel()
 		return nil, nil, fmt.Errorf("preparing to count assignments: %w", err)
@@ -232,7 +240,7 @@ func (a *assignments) await(ctx context.Context, want int) error {
 func (w *world) nodes(ctx context.Context, scaleSets, each int) error {
 	return w.create(ctx, scaleSets*each, func(i int) client.Object {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i), Labels: map[string]string{}}}
-		node.Spec.ProviderID = fmt.Sprintf("azure://%s/virtualMachines/%d", scaleSetID(i%scaleSets), i/scaleSets)
+		node.Spec.ProviderID = fmt.Sprintf("azure://%s/virtualMachines/%d", replica.ScaleSetID(i%scaleSets), i/scaleSets)
 		for n := range 40 {
 			node.Status.Images = append(node.Status.Images, corev1.ContainerImage{
 				Names: []string{fmt.Sprintf("registry.example.com/team-%d/program@sha256:%064x", n, n), fmt.Sprintf("registry.example.com/team-%d/program:v1.%d", n, n)}, SizeBytes: 1 << 27,
@@ -248,10 +256,10 @@ func nodeName(i int) string { return fmt.Sprintf("aks-pool-%05d", i) }
 func (w *world) identity(ctx context.Context, key client.ObjectKey, managed int, selector string) error {
 	meta := metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}
 	for _, object := range []client.Object{
-		&v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{ResourceID: managedID(managed), ClientID: clientID(managed)}},
+		&v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{ResourceID: replica.ManagedID(managed), ClientID: replica.ClientID(managed)}},
 		&v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: key.Name, Selector: selector}},
 	} {
-		if err := w.cluster.kube.Create(ctx, object); err != nil {
+		if err := w.cluster.Kube.Create(ctx, object); err != nil {
 			return fmt.Errorf("creating %T %s: %w", object, key, err)
 		}
 	}
@@ -259,7 +267,7 @@ func (w *world) identity(ctx context.Context, key client.ObjectKey, managed int,
 }
 
 func (w *world) namespace(ctx context.Context, name string) error {
-	if err := w.cluster.kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+	if err := w.cluster.Kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 		return fmt.Errorf("creating namespace %s: %w", name, err)
 	}
 	return nil
@@ -279,4 +287,35 @@ func newPod(namespace, name, node, selector string) *corev1.Pod {
 	}
 	pod.Spec.Containers = []corev1.Container{container}
 	return pod
+}
+
+// startMIC starts MIC and waits until it leads.
+func (w *world) startMIC(ctx context.Context) error {
+	w.started++
+	var err error
+	if w.mic, err = replica.Start(ctx, replica.Options{Program: w.options.mic, Name: fmt.Sprintf("mic-%d", w.started), Cluster: w.cluster, Azure: w.azure}); err != nil {
+		return err
+	}
+	return w.mic.AwaitLead(ctx)
+}
+
+// quiet waits until MIC has nothing to do and has written nothing for as long.
+func (w *world) quiet(ctx context.Context, long time.Duration) error {
+	since, last := time.Now(), int64(-1)
+	return w.mic.Await(ctx, "MIC to be done", func() (bool, error) {
+		text, err := w.mic.Get(ctx, w.mic.Metrics)
+		if err != nil {
+			return false, err
+		}
+		log, err := os.Stat(w.cluster.AuditLog())
+		if err != nil {
+			return false, fmt.Errorf("looking at the audit log: %w", err)
+		}
+		busy := replica.Sum(text, "workqueue_depth") + replica.Sum(text, "controller_runtime_active_workers")
+		// A renewal of the Lease is two lines of some 700 bytes.
+		if busy > 0 || log.Size() > last+4096 {
+			since, last = time.Now(), log.Size()
+		}
+		return time.Since(since) >= long, nil
+	})
 }

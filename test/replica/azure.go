@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"context"
@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/control"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/pki"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/settings"
 )
 
 const (
@@ -26,33 +28,44 @@ const (
 	appSecret    = "a secret of the simulated tenant only"
 )
 
-func scaleSetID(n int) string {
+// ScaleSetID is the resource ID of a scale set.
+func ScaleSetID(n int) string {
 	return fmt.Sprintf("%s/resourceGroups/MC_bench/providers/Microsoft.Compute/virtualMachineScaleSets/aks-pool%d-vmss", subscription, n)
 }
 
-func managedID(n int) string {
+// MachineID is the resource ID of a virtual machine.
+func MachineID(n int) string {
+	return fmt.Sprintf("%s/resourceGroups/MC_bench/providers/Microsoft.Compute/virtualMachines/aks-vm%d", subscription, n)
+}
+
+// ManagedID is the resource ID of a managed identity.
+func ManagedID(n int) string {
 	return fmt.Sprintf("%s/resourceGroups/bench/providers/Microsoft.ManagedIdentity/userAssignedIdentities/bench-identity-%04d", subscription, n)
 }
 
-func clientID(n int) string { return fmt.Sprintf("cccccccc-0000-4000-8000-%012d", n) }
+// ClientID is the managed identity's.
+func ClientID(n int) string { return fmt.Sprintf("cccccccc-0000-4000-8000-%012d", n) }
 
-// azure is the simulated Azure of a scene. MIC reaches it through a proxy on
+// Azure is the simulated Azure of a scene. MIC reaches it through a proxy on
 // loopback, by Azure's own host names.
-type azure struct {
-	sim    *azuresim.Simulator
+type Azure struct {
+	Sim *azuresim.Simulator
+	// Control reaches the simulator as its users do.
+	Control *control.Client
+
 	dir    string
 	proxy  string // its address
 	cancel context.CancelFunc
 	ran    chan error
 }
 
-// startAzure serves an Azure with so many scale sets and managed identities.
-func startAzure(ctx context.Context, dir string, latency time.Duration) (*azure, error) {
+// StartAzure serves an Azure with so many scale sets and managed identities.
+func StartAzure(ctx context.Context, dir string, as settings.Settings) (*Azure, error) {
 	authority, err := pki.New()
 	if err != nil {
 		return nil, err
 	}
-	sim, err := azuresim.New(azuresim.Config{ARMLatency: latency, JournalLimit: 200_000, Authority: authority, State: model.Document{
+	sim, err := azuresim.New(azuresim.Config{Settings: as, JournalLimit: 200_000, Authority: authority, State: model.Document{
 		Tenant:       tenant,
 		Applications: []model.Application{{Name: "mic", ClientID: appClientID, PrincipalID: appObjectID, Secrets: []model.Secret{appSecret}}},
 		RoleAssignments: []model.RoleAssignment{
@@ -63,7 +76,7 @@ func startAzure(ctx context.Context, dir string, latency time.Duration) (*azure,
 	if err != nil {
 		return nil, err
 	}
-	a := &azure{sim: sim, dir: dir, ran: make(chan error, 2)}
+	a := &Azure{Sim: sim, dir: dir, ran: make(chan error, 2)}
 	config := fmt.Sprintf(`{"cloud":"AzurePublicCloud","tenantId":%q,"aadClientId":%q,"aadClientSecret":%q}`, tenant, appClientID, appSecret)
 	if err := errors.Join(os.WriteFile(a.cloudConfig(), []byte(config), 0o600), os.WriteFile(a.caFile(), authority.CertPEM(), 0o600)); err != nil {
 		return nil, fmt.Errorf("writing MIC's configuration: %w", err)
@@ -71,21 +84,23 @@ func startAzure(ctx context.Context, dir string, latency time.Duration) (*azure,
 	return a, a.serve(ctx)
 }
 
-func (a *azure) cloudConfig() string { return filepath.Join(a.dir, "azure.json") }
-func (a *azure) caFile() string      { return filepath.Join(a.dir, "azure-ca.crt") }
+func (a *Azure) cloudConfig() string { return filepath.Join(a.dir, "azure.json") }
+func (a *Azure) caFile() string      { return filepath.Join(a.dir, "azure-ca.crt") }
 
-func (a *azure) serve(ctx context.Context) error {
+func (a *Azure) serve(ctx context.Context) error {
 	var open net.ListenConfig
 	https, errHTTPS := open.Listen(ctx, "tcp", "127.0.0.1:0")
 	front, errFront := open.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err := errors.Join(errHTTPS, errFront); err != nil {
+	steer, errSteer := open.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err := errors.Join(errHTTPS, errFront, errSteer); err != nil {
 		return fmt.Errorf("listening for Azure: %w", err)
 	}
 	ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.proxy = front.Addr().String()
+	a.Control = control.New("http://"+steer.Addr().String(), &http.Client{Timeout: time.Minute})
 	server := &http.Server{Handler: tunnel(https.Addr().String()), ReadHeaderTimeout: 10 * time.Second}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
-	go func() { a.ran <- a.sim.Run(ctx, azuresim.Listeners{HTTPS: https}) }()
+	go func() { a.ran <- a.Sim.Run(ctx, azuresim.Listeners{HTTPS: https, Control: steer}) }()
 	go func() {
 		err := server.Serve(front)
 		if errors.Is(err, http.ErrServerClosed) {
@@ -96,10 +111,11 @@ func (a *azure) serve(ctx context.Context) error {
 	return nil
 }
 
-func (a *azure) close() error {
+// Close ends the simulator. A request that Azure does not offer is an error.
+func (a *Azure) Close() error {
 	a.cancel()
 	err := errors.Join(<-a.ran, <-a.ran)
-	for _, e := range a.sim.Journal.Unexpected() {
+	for _, e := range a.Sim.Journal.Unexpected() {
 		err = errors.Join(err, fmt.Errorf("azure does not offer %s", e))
 	}
 	return err
@@ -133,37 +149,28 @@ func tunnel(address string) http.Handler {
 	})
 }
 
-// furnish adds scale sets and managed identities.
-func (a *azure) furnish(scaleSets, identities int) error {
+// Furnish adds scale sets and managed identities.
+func (a *Azure) Furnish(scaleSets, identities int) error {
 	var doc model.Document
 	for i := range scaleSets {
-		doc.ScaleSets = append(doc.ScaleSets, model.ScaleSet{ID: scaleSetID(i)})
+		doc.ScaleSets = append(doc.ScaleSets, model.ScaleSet{ID: ScaleSetID(i)})
 	}
 	for i := range identities {
-		doc.Identities = append(doc.Identities, model.Identity{ID: managedID(i), ClientID: clientID(i)})
+		doc.Identities = append(doc.Identities, model.Identity{ID: ManagedID(i), ClientID: ClientID(i)})
 	}
-	if _, err := a.sim.State.Add(doc); err != nil {
+	if _, err := a.Sim.State.Add(doc); err != nil {
 		return fmt.Errorf("furnishing Azure: %w", err)
 	}
 	return nil
 }
 
-// patches returns how often each scale set was changed.
-func (a *azure) patches() map[string]int {
+// Patches returns how often each scale set was changed.
+func (a *Azure) Patches() map[string]int {
 	out := map[string]int{}
-	for _, e := range a.sim.Journal.Since(0) {
+	for _, e := range a.Sim.Journal.Since(0) {
 		if e.Surface == journal.ARM && e.Method == http.MethodPatch {
 			out[strings.ToLower(e.Path)]++
 		}
-	}
-	return out
-}
-
-// most is the largest of the numbers.
-func most(counts map[string]int) int {
-	out := 0
-	for _, n := range counts {
-		out = max(out, n)
 	}
 	return out
 }
