@@ -26,7 +26,7 @@ func Explain(err error) (v1.Reason, string) {
 	case errors.As(err, &bad):
 		return v1.ReasonIdentityRefused, remedyOfRefusal(bad)
 	case errors.As(err, &denied):
-		return v1.ReasonPermissionDenied, fmt.Sprintf("the controller's identity may not %s on %s: give it the role Virtual Machine Contributor on the nodes' resource group (ARM says: %s)", denied.Action, denied.Scope, denied.Message)
+		return v1.ReasonPermissionDenied, remedyOfDenial(denied)
 	case errors.As(err, &notFound):
 		return v1.ReasonResourceNotFound, fmt.Sprintf("%v: check the node's providerID", notFound)
 	case errors.As(err, &deleting):
@@ -49,6 +49,14 @@ func recreatedMessage(id armid.ID, resource string, mend bool) string {
 	}
 	return what + "the controller did not attach it, or tried in vain, and leaves it alone: check the clientID of the AzureIdentity, and detach " +
 		id.String() + " from " + resource + " (az vmss identity remove, az vm identity remove): the controller attaches it again"
+}
+
+func remedyOfDenial(denied *armclient.DeniedError) string {
+	role := "a role that grants that"
+	if denied.Role != "" {
+		role = "the role " + denied.Role
+	}
+	return fmt.Sprintf("the controller's identity may not %s on %s: give it %s, there or on the resource group of it (ARM says: %s)", denied.Action, denied.Scope, role, short(denied.Message))
 }
 
 func remedyOfRefusal(bad *armclient.BadIdentitiesError) string {

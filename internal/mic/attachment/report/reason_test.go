@@ -28,7 +28,9 @@ func TestExplain(t *testing.T) {
 		"one of very many":       {&armclient.BadIdentitiesError{Code: "FailedIdentityOperation", Message: strings.Repeat("ä", 5000)}, v1.ReasonIdentityRefused, "ä…)", 0},
 		"a bad identity":         {&armclient.BadIdentitiesError{Code: "FailedIdentityOperation", Message: "gone"}, v1.ReasonIdentityRefused, "az identity show", 0},
 		"one not to be assigned": {&armclient.BadIdentitiesError{Code: "LinkedAuthorizationFailed", Message: "no"}, v1.ReasonIdentityRefused, "Managed Identity Operator", 0},
-		"no right":               {&armclient.DeniedError{Action: "act", Scope: "there"}, v1.ReasonPermissionDenied, "may not act on there", 0},
+		"no right":               {&armclient.DeniedError{Action: "act", Scope: "there"}, v1.ReasonPermissionDenied, "may not act on there: give it a role that grants that, there", 0},
+		"a role is missing":      {&armclient.DeniedError{Action: "act", Scope: "there", Role: "Network Contributor"}, v1.ReasonPermissionDenied, "the role Network Contributor, there", 0},
+		"no right, at length":    {&armclient.DeniedError{Scope: "there", Message: strings.Repeat("ä", 5000)}, v1.ReasonPermissionDenied, "ä…)", 0},
 		"down":                   {&armclient.UnavailableError{Err: errors.New("no route"), After: time.Second}, v1.ReasonARMUnavailable, "no route", time.Second},
 		"something else":         {errors.New("odd"), v1.ReasonARMUnavailable, "odd", 0},
 	} {
