@@ -144,6 +144,7 @@ func TestForeignBurstIsNotOurFaultUnlessWeDoNotWait(t *testing.T) {
 		if resp := a.ask(t, "PATCH", scaleSetID, attachDemo); resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "60" {
 			t.Errorf("got %d %v", resp.StatusCode, resp.Header)
 		}
+		a.clock.Advance(900 * time.Millisecond)
 		if e := a.refusals()[i]; e.IsOwnFault() != own {
 			t.Errorf("refusal %d: own fault %v, want %v: %s", i, e.IsOwnFault(), own, e)
 		}

@@ -35,9 +35,14 @@ type Refusal struct {
 	After time.Duration
 	// Foreign: without what others took, there would have been one.
 	Foreign bool
-	// Early: the one who asks was told to wait, and did not.
+	// Early: the one who asks was told to wait, and did not. A request that may
+	// have been on its way when that was said is none.
 	Early bool
 }
+
+// onItsWay is how long a request takes at the most, on a busy machine, from where
+// it is decided to here.
+const onItsWay = 500 * time.Millisecond
 
 // Meter holds the buckets. Make one with [New]; it is safe for concurrent use.
 type Meter struct {
@@ -60,6 +65,7 @@ type level struct {
 	at     time.Time // of the last refill
 	tokens float64
 	own    map[string]float64   // by principal: what there would be if it were alone
+	told   map[string]time.Time // by principal: when it was told to wait
 	until  map[string]time.Time // by principal: when it was told to come back
 }
 
@@ -121,7 +127,7 @@ func (m *Meter) level(b Bucket, now time.Time) *level {
 	key := b.Name + "\x00" + b.Key
 	l, ok := m.buckets[key]
 	if !ok {
-		l = &level{at: now, tokens: float64(b.Burst), own: map[string]float64{}, until: map[string]time.Time{}}
+		l = &level{at: now, tokens: float64(b.Burst), own: map[string]float64{}, until: map[string]time.Time{}, told: map[string]time.Time{}}
 		m.buckets[key] = l
 	}
 	l.refill(b, now)
@@ -160,8 +166,12 @@ func (l *level) alone(b Bucket, principal string) float64 {
 func (l *level) refuse(b Bucket, principal string, now time.Time) *Refusal {
 	r := &Refusal{
 		Bucket: b.Name, After: l.wait(b, now),
-		Foreign: l.alone(b, principal) >= one, Early: now.Before(l.until[principal]),
+		Foreign: l.alone(b, principal) >= one,
 	}
+	if !now.Before(l.until[principal]) {
+		l.told[principal] = now
+	}
+	r.Early = now.Sub(l.told[principal]) > onItsWay
 	l.until[principal] = now.Add(r.After)
 	return r
 }

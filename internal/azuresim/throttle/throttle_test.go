@@ -124,6 +124,24 @@ func TestRefusalSaysWhoseDoingItWas(t *testing.T) {
 			func(w *world) { w.Drain("other", 100, b); w.accepted("mic", 1, b); w.now = w.now.Add(5 * time.Second) },
 			throttle.Refusal{Bucket: "Update", After: 10 * time.Second, Foreign: true, Early: true},
 		},
+		"another's, and it could not know yet": {
+			func(w *world) {
+				w.Drain("other", 100, b)
+				w.accepted("mic", 1, b)
+				w.now = w.now.Add(500 * time.Millisecond)
+			},
+			throttle.Refusal{Bucket: "Update", After: 14500 * time.Millisecond, Foreign: true},
+		},
+		"another's, and it asks again and again": {
+			func(w *world) {
+				w.Drain("other", 100, b)
+				for range 3 {
+					w.accepted("mic", 1, b)
+					w.now = w.now.Add(400 * time.Millisecond)
+				}
+			},
+			throttle.Refusal{Bucket: "Update", After: 13800 * time.Millisecond, Foreign: true, Early: true},
+		},
 		"another's again, after it waited": {
 			func(w *world) {
 				w.Drain("other", 100, b)
