@@ -181,8 +181,17 @@ func assignment(pod *corev1.Pod, id *v1.AzureIdentity, state string) *v1.AzureAs
 
 // fakeRedirect stands in for the kernel, which a test must leave alone.
 type fakeRedirect struct {
-	keep   func(ctx context.Context, hooks redirectHooks) error
-	broken atomic.Pointer[error]
+	keep    func(ctx context.Context, hooks redirectHooks) error
+	broken  atomic.Pointer[error]
+	refused atomic.Bool
+	deleted atomic.Bool
+}
+
+func (f *fakeRedirect) Refuse() error { f.refused.Store(true); return nil }
+
+func (f *fakeRedirect) Delete(context.Context) (redirect.Removal, error) {
+	f.deleted.Store(true)
+	return redirect.Removal{Tables: []string{"table"}}, nil
 }
 
 func (f *fakeRedirect) Keep(ctx context.Context, hooks redirectHooks) error {

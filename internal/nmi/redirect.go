@@ -14,6 +14,10 @@ type redirector interface {
 	Keep(ctx context.Context, hooks redirectHooks) error
 	// Verify reads the rules back.
 	Verify(ctx context.Context) error
+	// Refuse lets no new connection of a pod come here.
+	Refuse() error
+	// Delete takes everything from the node.
+	Delete(ctx context.Context) (redirect.Removal, error)
 }
 
 // redirectHooks are told how the keeping goes.
