@@ -47,7 +47,7 @@ func testLeaving(t *testing.T, c *cluster, config *rest.Config, ns string) {
 		}
 	}
 	mine := "--pod=" + ns + "/nmi-1"
-	ends(config, "rules stay\" daemonSet="+ns+"/nmi", false, mine)
+	ends(config, "rules stay\" node=node-a daemonSet="+ns+"/nmi", false, mine)
 	ends(nowhere(), "rules stay: it is not known whether", false, mine)
 	ends(config, "rules stay: it is not known whether", false, "--pod="+ns+"/nmi-2")
 	if err := c.client.Delete(t.Context(), set); err != nil {

@@ -211,24 +211,28 @@ func (o *Options) config() (config, error) {
 	case o.RuleIntervalSeconds <= 0:
 		return config{}, fmt.Errorf("--ipt-update-interval-sec is %d: want one or more", o.RuleIntervalSeconds)
 	}
-	if o.Pod != "" {
-		var ok bool
-		if c.pod.Namespace, c.pod.Name, ok = strings.Cut(o.Pod, "/"); !ok || c.pod.Namespace == "" || c.pod.Name == "" {
-			return config{}, fmt.Errorf("--pod is %q: want NAMESPACE/NAME, as by the downward API's metadata.namespace and metadata.name", o.Pod)
-		}
-	}
 	if err := o.addresses(&c); err != nil {
 		return config{}, err
 	}
-	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
+	var err error
+	c.pod, err = parsePod(o.Pod)
+	if err := errors.Join(err, checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
 		return config{}, err
 	}
-	var err error
 	if c.authorities, err = o.Principals.authorities(); err != nil {
 		return config{}, err
 	}
 	c.wait, err = o.wait()
 	return c, err
+}
+
+// parsePod reads the name of a pod, which may be empty.
+func parsePod(value string) (identity.Key, error) {
+	namespace, name, found := strings.Cut(value, "/")
+	if value != "" && (!found || namespace == "" || name == "") {
+		return identity.Key{}, fmt.Errorf("--pod is %q: want NAMESPACE/NAME, as by the downward API's metadata.namespace and metadata.name", value)
+	}
+	return identity.Key{Namespace: namespace, Name: name}, nil
 }
 
 func (o *Options) addresses(c *config) error {
