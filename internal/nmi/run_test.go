@@ -299,11 +299,14 @@ func TestExecute(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		"version":         {[]string{"--version"}, 0, "NMI Version: ", ""},
-		"help":            {[]string{"--help"}, 0, "", "--nmi-listen-address"},
-		"unknown flag":    {[]string{"--nodes=a"}, 2, "", "unknown flag: --nodes"},
-		"unknown command": {[]string{"frobnicate"}, 2, "", `unknown command "frobnicate"`},
-		"no node":         {nil, 1, "", "--node is empty"},
+		"version":          {[]string{"--version"}, 0, "NMI Version: ", ""},
+		"help":             {[]string{"--help"}, 0, "", "--nmi-listen-address"},
+		"help's commands":  {[]string{"--help"}, 0, "", "nmi redirect-only"},
+		"a command's help": {[]string{"cleanup", "--help"}, 0, "", "removes the tables"},
+		"a command's flag": {[]string{"cleanup", "--node=a"}, 2, "", "nmi cleanup --help"},
+		"unknown flag":     {[]string{"--nodes=a"}, 2, "", "unknown flag: --nodes"},
+		"unknown command":  {[]string{"frobnicate"}, 2, "", `unknown command "frobnicate"`},
+		"no node":          {nil, 1, "", "--node is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr strings.Builder
