@@ -185,6 +185,16 @@ type fakeRedirect struct {
 	broken  atomic.Pointer[error]
 	refused atomic.Bool
 	deleted atomic.Bool
+	surveys chan survey // what it finds, one after the other; nil for nothing
+}
+
+func (f *fakeRedirect) Survey() (survey, error) {
+	select {
+	case found := <-f.surveys:
+		return found, nil
+	default:
+		return survey{}, nil
+	}
 }
 
 func (f *fakeRedirect) Refuse() error { f.refused.Store(true); return nil }

@@ -85,6 +85,7 @@ type runner struct {
 	log      *slog.Logger
 	rest     *rest.Config
 	redirect redirector
+	kept     chan struct{} // closed when the redirect is in place
 	store    *watch.Store
 	callers  *caller.Index
 	metrics  *report.Metrics
@@ -93,7 +94,7 @@ type runner struct {
 }
 
 func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
-	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
+	r := &runner{config: c, options: o, log: log, kept: make(chan struct{}), metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
 	var err error
 	if r.rest, err = o.kubernetes(); err != nil {
 		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
@@ -205,6 +206,7 @@ func (r *runner) run(ctx context.Context) error {
 	// could listen there first.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { defer stopServing(); return r.keep(ctx) })
+	group.Go(func() error { r.survey(ctx); return nil })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
@@ -252,6 +254,7 @@ func (r *runner) keep(ctx context.Context) error {
 		interval: r.config.ruleInterval,
 		ready: func() {
 			r.health.Kept.Store(true)
+			close(r.kept)
 			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
 		},
 		changed: func(change redirect.Change) {

@@ -24,6 +24,9 @@ const (
 // tableOwned is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h, since Linux 5.12.
 const tableOwned = 2
 
+// Priority is that of the redirect in prerouting.
+const Priority int32 = natPriority
+
 // natPriority comes before dstnat (-100), where every other user of NAT hooks,
 // so that it does not matter who registered first.
 const natPriority = -110
