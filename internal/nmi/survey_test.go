@@ -98,7 +98,7 @@ func TestSurvey(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := netns.ForTest(t, "node")
 			test.prepare(t, n)
-			config := redirect.Config{Metadata: netip.MustParseAddrPort("169.254.169.254:80"), UID: uint32(unix.Geteuid()), Bound: true} //nolint:gosec // a uid
+			config := redirect.Config{Metadata: netip.MustParseAddrPort("169.254.169.254:80"), UID: uint32(unix.Geteuid()), Bound: true}
 			err := n.Do(func() error {
 				d, err := newNFTables(config)
 				if err != nil {

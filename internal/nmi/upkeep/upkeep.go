@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -42,11 +43,11 @@ func commands() []command {
 
 // Summary returns a line for each command, for the help of the program.
 func Summary() string {
-	var out string
+	var out strings.Builder
 	for _, c := range commands() {
-		out += fmt.Sprintf("  nmi %-14s %s\n", c.name, c.summary)
+		sayf(&out, "  nmi %-14s %s\n", c.name, c.summary)
 	}
-	return out
+	return out.String()
 }
 
 // invocation is one call of a command.

@@ -7,9 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,25 +18,12 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/upkeep"
+	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
 
-// asProgram makes the test binary the program, so that a command runs as a process
-// of a node.
-const asProgram = "UPKEEP_AS_PROGRAM"
-
-func TestMain(m *testing.M) {
-	if _, ok := os.LookupEnv(asProgram); !ok {
-		os.Exit(m.Run())
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:usetesting // it is a program's main
-	code, known := upkeep.Execute(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	if !known {
-		code = 99
-	}
-	os.Exit(code)
-}
+// program is the real one, as make build leaves it.
+func program() string { return filepath.Join(env.Root(), "bin", "nmi") }
 
 const metadata = "169.254.169.254:80"
 
@@ -71,23 +57,21 @@ func (n node) must(err error) {
 	}
 }
 
-// start starts a program on the node.
-func (n node) start(program string, args ...string) *exec.Cmd {
+// command is a program of the node's.
+func (n node) command(program string, args ...string) *exec.Cmd {
 	n.Helper()
-	cmd := exec.CommandContext(n.Context(), program, args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1")
-	return cmd
+	return exec.CommandContext(n.Context(), program, args...)
 }
 
 // nmi runs a command to its end.
 func (n node) nmi(args ...string) (code int, stdout, stderr string) {
 	n.Helper()
-	return n.run(os.Args[0], args...)
+	return n.run(program(), args...)
 }
 
 func (n node) run(program string, args ...string) (code int, stdout, stderr string) {
 	n.Helper()
-	cmd := n.start(program, args...)
+	cmd := n.command(program, args...)
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	n.must(n.ns.Start(cmd))
@@ -262,7 +246,7 @@ func TestRollback(t *testing.T) {
 
 func TestRedirectOnlyKeeps(t *testing.T) {
 	n := newNode(t)
-	cmd := n.start(os.Args[0], "redirect-only", "--keep")
+	cmd := n.command(program(), "redirect-only", "--keep")
 	out, err := cmd.StdoutPipe()
 	n.must(err)
 	n.must(n.ns.Start(cmd))

@@ -93,39 +93,64 @@ func (s *search) chain(c *nftables.Chain) error {
 // also names the chain that the rule goes on to. What it does not understand may
 // be met.
 func judge(exprs []expr.Any, metadata netip.AddrPort) (does, next string) {
-	known := map[uint32]value{} // what registers hold
-	about := false
+	p := packet{metadata: metadata, known: map[uint32]value{}}
 	for _, e := range exprs {
-		switch e := e.(type) {
-		case *expr.Meta:
-			delete(known, e.Register)
-			if e.Key == expr.MetaKeyL4PROTO && !e.SourceRegister {
-				known[e.Register] = value{data: []byte{unix.IPPROTO_TCP}}
-			}
-		case *expr.Payload:
-			known[e.DestRegister] = field(e, metadata)
-		case *expr.Bitwise:
-			known[e.DestRegister] = masked(known[e.SourceRegister], e)
-		case *expr.Cmp:
-			held := known[e.Register]
-			if !met(e, held.data) {
-				return "", ""
-			}
-			about = about || e.Op == expr.CmpOpEq && held.address
-		case *expr.Verdict:
-			switch e.Kind {
-			case expr.VerdictJump, expr.VerdictGoto:
-				return "", e.Chain
-			case expr.VerdictDrop:
-				return only(about, "drops"), ""
-			}
-		case *expr.Reject:
-			return only(about, "refuses"), ""
-		case *expr.NAT, *expr.Redir, *expr.TProxy:
-			return only(about, "leads elsewhere"), ""
+		if comparison, ok := e.(*expr.Cmp); ok && !p.meets(comparison) {
+			return "", ""
 		}
+		if verdict, ok := e.(*expr.Verdict); ok && verdict.Chain != "" {
+			return "", verdict.Chain
+		}
+		if does := ending(e); does != "" {
+			return only(p.about, does), ""
+		}
+		p.load(e)
 	}
 	return "", ""
+}
+
+// ending says what an expression does that ends a packet's way to the redirect.
+func ending(e expr.Any) string {
+	switch e := e.(type) {
+	case *expr.Verdict:
+		if e.Kind == expr.VerdictDrop {
+			return "drops"
+		}
+	case *expr.Reject:
+		return "refuses"
+	case *expr.NAT, *expr.Redir, *expr.TProxy:
+		return "leads elsewhere"
+	}
+	return ""
+}
+
+// packet is what a rule has looked at of the first packet of a connection.
+type packet struct {
+	metadata netip.AddrPort
+	known    map[uint32]value // what registers hold
+	about    bool             // the rule has asked for its destination
+}
+
+// load follows an expression that puts something into a register.
+func (p *packet) load(e expr.Any) {
+	switch e := e.(type) {
+	case *expr.Meta:
+		delete(p.known, e.Register)
+		if e.Key == expr.MetaKeyL4PROTO && !e.SourceRegister {
+			p.known[e.Register] = value{data: []byte{unix.IPPROTO_TCP}}
+		}
+	case *expr.Payload:
+		p.known[e.DestRegister] = field(e, p.metadata)
+	case *expr.Bitwise:
+		p.known[e.DestRegister] = masked(p.known[e.SourceRegister], e)
+	}
+}
+
+// meets says whether a comparison may hold.
+func (p *packet) meets(e *expr.Cmp) bool {
+	held := p.known[e.Register]
+	p.about = p.about || e.Op == expr.CmpOpEq && held.address
+	return met(e, held.data)
 }
 
 func only(about bool, does string) string {
