@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/upkeep"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/upkeep"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
 
