@@ -9,18 +9,26 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/upkeep"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
 
 // Execute runs the agent with a command line, without the program's name, and
 // returns the exit code of the process: 0 after a clean end, 1 after an error, 2
-// for a command line that cannot be read.
+// for a command line that cannot be read. A command line that begins with the name
+// of a command of the package upkeep runs that instead.
 func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if code, known := upkeep.Execute(ctx, args, stdout, stderr); known {
+		return code
+	}
 	options := NewOptions()
 	flags := pflag.NewFlagSet("nmi", pflag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.SortFlags = false
 	options.AddFlags(flags)
+	flags.Usage = func() {
+		sayf(stderr, "nmi serves the pods of a node. Instead, these do one thing (with --help they say which):\n%s\nFlags:\n%s", upkeep.Summary(), flags.FlagUsages())
+	}
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
@@ -29,7 +37,7 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		sayf(stderr, "reading the flags: %v (nmi --help lists them)\n", err)
 		return 2
 	case flags.NArg() > 0:
-		sayf(stderr, "unknown command %q: nmi takes flags only (nmi --help lists them)\n", flags.Arg(0))
+		sayf(stderr, "unknown command %q (nmi --help lists commands and flags)\n", flags.Arg(0))
 		return 2
 	case options.Version:
 		sayf(stdout, "NMI Version: %s\n", obs.Version())

@@ -181,8 +181,27 @@ func assignment(pod *corev1.Pod, id *v1.AzureIdentity, state string) *v1.AzureAs
 
 // fakeRedirect stands in for the kernel, which a test must leave alone.
 type fakeRedirect struct {
-	keep   func(ctx context.Context, hooks redirectHooks) error
-	broken atomic.Pointer[error]
+	keep    func(ctx context.Context, hooks redirectHooks) error
+	broken  atomic.Pointer[error]
+	refused atomic.Bool
+	deleted atomic.Bool
+	surveys chan survey // what it finds, one after the other; nil for nothing
+}
+
+func (f *fakeRedirect) Survey() (survey, error) {
+	select {
+	case found := <-f.surveys:
+		return found, nil
+	default:
+		return survey{}, nil
+	}
+}
+
+func (f *fakeRedirect) Refuse() error { f.refused.Store(true); return nil }
+
+func (f *fakeRedirect) Delete(context.Context) (redirect.Removal, error) {
+	f.deleted.Store(true)
+	return redirect.Removal{Tables: []string{"table"}}, nil
 }
 
 func (f *fakeRedirect) Keep(ctx context.Context, hooks redirectHooks) error {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/entra"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
@@ -21,7 +22,9 @@ import (
 // Options are what a user sets. Names and defaults of the flags are those of AAD
 // Pod Identity v1.8.17 where it had one. Use [NewOptions], then AddFlags.
 type Options struct {
-	Node          string
+	Node string
+	// Pod is the agent's own pod, NAMESPACE/NAME; empty if it is in none.
+	Pod           string
 	ListenAddress string
 	Port          string
 	MetadataIP    string
@@ -116,6 +119,7 @@ func NewOptions() *Options {
 func (o *Options) AddFlags(f *pflag.FlagSet) {
 	o.flags = f
 	f.StringVar(&o.Node, "node", o.Node, "name of the node that this agent runs on (required)")
+	f.StringVar(&o.Pod, "pod", o.Pod, "this agent's own pod, NAMESPACE/NAME: if its DaemonSet is deleted when the agent ends, the rules go; without it they always stay")
 	f.StringVar(&o.ListenAddress, "nmi-listen-address", o.ListenAddress, "IPv4 address to serve pods on")
 	f.StringVar(&o.Port, "nmi-port", o.Port, "port to serve pods on")
 	f.StringVar(&o.MetadataIP, "metadata-ip", o.MetadataIP, "address of the metadata service, for the redirect and for requests to it")
@@ -184,6 +188,7 @@ func (o *Options) Ignored() []string {
 // config is validated options.
 type config struct {
 	node    string
+	pod     identity.Key // the zero key if it is not known
 	managed bool
 	// api, probes and metrics are where to listen.
 	api, probes, metrics string
@@ -209,15 +214,25 @@ func (o *Options) config() (config, error) {
 	if err := o.addresses(&c); err != nil {
 		return config{}, err
 	}
-	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
+	var err error
+	c.pod, err = parsePod(o.Pod)
+	if err := errors.Join(err, checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
 		return config{}, err
 	}
-	var err error
 	if c.authorities, err = o.Principals.authorities(); err != nil {
 		return config{}, err
 	}
 	c.wait, err = o.wait()
 	return c, err
+}
+
+// parsePod reads the name of a pod, which may be empty.
+func parsePod(value string) (identity.Key, error) {
+	namespace, name, found := strings.Cut(value, "/")
+	if value != "" && (!found || namespace == "" || name == "") {
+		return identity.Key{}, fmt.Errorf("--pod is %q: want NAMESPACE/NAME, as by the downward API's metadata.namespace and metadata.name", value)
+	}
+	return identity.Key{Namespace: namespace, Name: name}, nil
 }
 
 func (o *Options) addresses(c *config) error {

@@ -14,6 +14,12 @@ type redirector interface {
 	Keep(ctx context.Context, hooks redirectHooks) error
 	// Verify reads the rules back.
 	Verify(ctx context.Context) error
+	// Refuse lets no new connection of a pod come here.
+	Refuse() error
+	// Survey looks at what else is in the node's network.
+	Survey() (survey, error)
+	// Delete takes everything from the node.
+	Delete(ctx context.Context) (redirect.Removal, error)
 }
 
 // redirectHooks are told how the keeping goes.
@@ -25,14 +31,17 @@ type redirectHooks struct {
 }
 
 // nftables is the redirector of the package redirect.
-type nftables struct{ *redirect.NFTables }
+type nftables struct {
+	*redirect.NFTables
+	config redirect.Config
+}
 
 func newNFTables(c redirect.Config) (redirector, error) {
 	datapath, err := redirect.New(c)
 	if err != nil {
 		return nil, err
 	}
-	return nftables{datapath}, nil
+	return nftables{datapath, c}, nil
 }
 
 // Keep runs the keeper.

@@ -22,6 +22,7 @@ func rights(mode string) []rbacv1.PolicyRule {
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}},
 		{APIGroups: []string{v1.Group}, Resources: kinds, Verbs: []string{"list", "watch"}},
+		{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{daemonSet}, Verbs: []string{"get"}},
 	}
 }
 
@@ -53,12 +54,14 @@ func testRights(t *testing.T, c *cluster) {
 			c.apply(assignment(pod, one, v1.AssignedIDAssigned), assignment(pod, two, v1.AssignedIDAssigned))
 		}
 		events := c.events(ns)
-		r := start(t, c.as(mode), upstream, "--operation-mode="+mode).ready()
+		config := c.as(mode)
+		r := start(t, config, upstream, "--operation-mode="+mode).ready()
 		if got := r.get(address, tokenPath+"?resource="+resource); got.status != 200 {
 			t.Errorf("%s: %d %s", mode, got.status, got.body)
 		}
 		if event := events(); event.Reason != string(v1.ReasonSeveralIdentities) {
 			t.Errorf("%s: event %+v", mode, event)
 		}
+		testLeaving(t, c, config, ns)
 	}
 }

@@ -48,8 +48,9 @@ const (
 )
 
 // Run serves until ctx ends, then lets requests in flight end. The redirect's
-// rules stay: until an agent is back, pods reach nothing. It starts without an
-// API server, and is unready until it has read what it needs.
+// rules stay: until an agent is back, pods reach nothing. Only if the DaemonSet
+// that the agent belongs to is deleted, they go. It starts without an API server,
+// and is unready until it has read what it needs.
 func Run(ctx context.Context, o *Options) error {
 	c, err := o.config()
 	if err != nil {
@@ -84,6 +85,7 @@ type runner struct {
 	log      *slog.Logger
 	rest     *rest.Config
 	redirect redirector
+	kept     chan struct{} // closed when the redirect is in place
 	store    *watch.Store
 	callers  *caller.Index
 	metrics  *report.Metrics
@@ -92,7 +94,7 @@ type runner struct {
 }
 
 func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
-	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
+	r := &runner{config: c, options: o, log: log, kept: make(chan struct{}), metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
 	var err error
 	if r.rest, err = o.kubernetes(); err != nil {
 		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
@@ -101,7 +103,7 @@ func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
 	if newRedirect == nil {
 		newRedirect = newNFTables
 	}
-	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid())}) //nolint:gosec // a uid is 32 bits wide
+	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid()), Bound: true}) //nolint:gosec // a uid is 32 bits wide
 	if err != nil {
 		return nil, fmt.Errorf("preparing the redirect: %w", err)
 	}
@@ -200,13 +202,17 @@ func (r *runner) run(ctx context.Context) error {
 	aside.Go(func() error { return obs.Serve(watchers, open.metrics, r.metrics.Handler(), time.Second) })
 
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return r.keep(ctx) })
+	// The listener closes after pods are led to it no more, or somebody else
+	// could listen there first.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { defer stopServing(); return r.keep(ctx) })
+	group.Go(func() error { r.survey(ctx); return nil })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
 	group.Go(func() error {
 		r.health.Listening.Store(true)
-		return obs.Serve(ctx, limiter.Listener(open.api), handler, drain)
+		return obs.Serve(serving, limiter.Listener(open.api), handler, drain)
 	})
 	r.announce(open)
 	err = group.Wait()
@@ -214,10 +220,11 @@ func (r *runner) run(ctx context.Context) error {
 	if asideErr := aside.Wait(); err == nil {
 		err = asideErr
 	}
-	if err == nil {
-		r.log.Info("ended, the redirect's rules stay")
+	if err != nil {
+		return err
 	}
-	return err
+	r.leave(context.WithoutCancel(ctx))
+	return nil
 }
 
 func (r *runner) awaitSync(ctx context.Context) {
@@ -247,6 +254,7 @@ func (r *runner) keep(ctx context.Context) error {
 		interval: r.config.ruleInterval,
 		ready: func() {
 			r.health.Kept.Store(true)
+			close(r.kept)
 			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
 		},
 		changed: func(change redirect.Change) {
@@ -261,6 +269,9 @@ func (r *runner) keep(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("putting the redirect in place: %w", err)
+	}
+	if err := r.redirect.Refuse(); err != nil {
+		r.log.Error("new requests still come here while the agent ends", "error", err)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 )
 
@@ -246,8 +247,11 @@ func TestRunEndsWhenToldTo(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("ended with %v", err)
 	}
-	if !strings.Contains(r.log.String(), "rules stay") {
-		t.Error("the log does not say that the rules stay")
+	if !strings.Contains(r.log.String(), "rules stay") || r.redirect.deleted.Load() {
+		t.Error("the log does not say that the rules stay, or they did not")
+	}
+	if !r.redirect.refused.Load() {
+		t.Error("pods were still led to an agent that ended")
 	}
 }
 
@@ -295,11 +299,14 @@ func TestExecute(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		"version":         {[]string{"--version"}, 0, "NMI Version: ", ""},
-		"help":            {[]string{"--help"}, 0, "", "--nmi-listen-address"},
-		"unknown flag":    {[]string{"--nodes=a"}, 2, "", "unknown flag: --nodes"},
-		"unknown command": {[]string{"frobnicate"}, 2, "", `unknown command "frobnicate"`},
-		"no node":         {nil, 1, "", "--node is empty"},
+		"version":          {[]string{"--version"}, 0, "NMI Version: ", ""},
+		"help":             {[]string{"--help"}, 0, "", "--nmi-listen-address"},
+		"help's commands":  {[]string{"--help"}, 0, "", "nmi redirect-only"},
+		"a command's help": {[]string{"cleanup", "--help"}, 0, "", "removes the tables"},
+		"a command's flag": {[]string{"cleanup", "--node=a"}, 2, "", "nmi cleanup --help"},
+		"unknown flag":     {[]string{"--nodes=a"}, 2, "", "unknown flag: --nodes"},
+		"unknown command":  {[]string{"frobnicate"}, 2, "", `unknown command "frobnicate"`},
+		"no node":          {nil, 1, "", "--node is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr strings.Builder
@@ -349,13 +356,16 @@ func TestOptions(t *testing.T) {
 		"authorities of one's own": {[]string{"--authority-hosts=adfs.local,login.microsoftonline.us"}, func(c config) bool {
 			return finds(c, "https://adfs.local/") && !finds(c, "https://login.microsoftonline.com/")
 		}, ""},
-		"an authority by http":  {[]string{"--authority-hosts=http://adfs.local"}, nil, "--authority-hosts"},
-		"no authority":          {[]string{"--authority-hosts=,"}, nil, "--authority-hosts"},
-		"a Secret for ever":     {[]string{"--secret-max-age=24h"}, nil, "--secret-max-age"},
-		"a Secret for no time":  {[]string{"--secret-max-age=0s"}, nil, "--secret-max-age"},
-		"metadata that is none": {[]string{"--allowed-metadata=identity"}, nil, "attested, scheduledevents"},
-		"metadata that is some": {[]string{"--allowed-metadata=attested,scheduledevents"}, func(config) bool { return true }, ""},
-		"asking itself":         {[]string{"--metadata-ip=127.0.0.1", "--metadata-port=0"}, nil, "never leave the agent"},
+		"an authority by http":      {[]string{"--authority-hosts=http://adfs.local"}, nil, "--authority-hosts"},
+		"no authority":              {[]string{"--authority-hosts=,"}, nil, "--authority-hosts"},
+		"a Secret for ever":         {[]string{"--secret-max-age=24h"}, nil, "--secret-max-age"},
+		"a Secret for no time":      {[]string{"--secret-max-age=0s"}, nil, "--secret-max-age"},
+		"metadata that is none":     {[]string{"--allowed-metadata=identity"}, nil, "attested, scheduledevents"},
+		"metadata that is some":     {[]string{"--allowed-metadata=attested,scheduledevents"}, func(config) bool { return true }, ""},
+		"a pod":                     {[]string{"--pod=default/nmi-1"}, func(c config) bool { return c.pod == identity.Key{Namespace: "default", Name: "nmi-1"} }, ""},
+		"a pod without a namespace": {[]string{"--pod=nmi-1"}, nil, "--pod"},
+		"a pod without a name":      {[]string{"--pod=default/"}, nil, "--pod"},
+		"asking itself":             {[]string{"--metadata-ip=127.0.0.1", "--metadata-port=0"}, nil, "never leave the agent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := testOptions(t, test.flags...).config()

@@ -70,7 +70,7 @@ func TestReusedValues(t *testing.T) {
 	if got := r.flag("mic", "legacy-lock"); got != nil {
 		t.Errorf("--legacy-lock=%v without a value", got)
 	}
-	if len(r.names("Role")) != 2 {
+	if len(r.names("Role")) != 3 {
 		t.Errorf("roles %v", r.names("Role"))
 	}
 }

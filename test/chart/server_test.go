@@ -100,7 +100,7 @@ func (c cluster) acceptsObjects(t *testing.T) {
 }
 
 func (c cluster) acceptsDeploy(t *testing.T) {
-	for file, want := range map[string]int{"deployment-rbac.yaml": 17, "managed-mode-deployment.yaml": 7, "mic-exception.yaml": 2, "noazurejson/deployment-rbac.yaml": 17} {
+	for file, want := range map[string]int{"deployment-rbac.yaml": 19, "managed-mode-deployment.yaml": 9, "mic-exception.yaml": 2, "noazurejson/deployment-rbac.yaml": 19} {
 		text, err := os.ReadFile(filepath.Join(env.Root(), "deploy", "infra", filepath.FromSlash(file)))
 		if err != nil {
 			t.Fatal(err)

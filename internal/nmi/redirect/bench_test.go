@@ -28,7 +28,7 @@ func BenchmarkRepair(b *testing.B) {
 		if change, err := d.Ensure(b.Context()); err != nil || !change.Rules {
 			b.Fatalf("got %+v, %v", change, err)
 		}
-		if err := d.Delete(b.Context()); err != nil {
+		if _, err := d.Delete(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -72,7 +72,7 @@ func ruleDamages() map[string]harm {
 		},
 		"a rule behind ours": {
 			func(c *nftables.Conn, table *nftables.Table) { c.AddRule(accept(table, "fence")) },
-			"chain fence: has 3 rules, want 2",
+			"chain fence: has 4 rules, want 3",
 		},
 		"another rule in place of ours": {
 			func(c *nftables.Conn, table *nftables.Table) {
@@ -122,7 +122,7 @@ func fenceDamages() map[string]harm {
 		},
 		"the fence's table is flushed": {
 			func(c *nftables.Conn, table *nftables.Table) { c.FlushTable(table) },
-			name + ", chain fence: has 0 rules, want 2",
+			name + ", chain fence: has 0 rules, want 3",
 		},
 		"the fence is deleted": {
 			func(c *nftables.Conn, table *nftables.Table) { c.FlushChain(fence(table)); c.DelChain(fence(table)) },
@@ -132,7 +132,7 @@ func fenceDamages() map[string]harm {
 			func(c *nftables.Conn, table *nftables.Table) {
 				c.InsertRule(&nftables.Rule{Table: table, Chain: fence(table), Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
 			},
-			name + ", chain fence: has 3 rules, want 2",
+			name + ", chain fence: has 4 rules, want 3",
 		},
 		"a set in the fence's table": {
 			func(c *nftables.Conn, table *nftables.Table) {
@@ -221,7 +221,7 @@ func TestVerifyDetectsADormantTable(t *testing.T) {
 			w := newWorld(t)
 			d := w.ensured()
 			w.must(putToSleep(w.node.FD(), mainTable))
-			w.silent(w.pod, metadata) // so it sleeps
+			w.refused(w.pod, metadata) // so it sleeps
 			w.noLeaks()
 			w.must(putToSleep(w.node.FD(), fenceTable))
 			w.hears(w.pod, metadata, "azure hears "+podIP) // so both sleep

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
@@ -270,8 +271,15 @@ func TestDeleteLeavesNothing(t *testing.T) {
 			t.Errorf("route_localnet of %s is %s while rules are in place, want 1", link, got)
 		}
 	}
-	for range 2 {
-		w.must(w.datapath().Delete(t.Context())) // by a new process
+	w.serve(w.node, target, "nmi")
+	w.hears(w.pod, metadata, "nmi hears "+podIP)          // so there is a connection to forget
+	removed := must2(w.datapath().Delete(t.Context()))(w) // by a new process
+	want := redirect.Removal{Tables: []string{mainTable, fenceTable}, Links: 2, Flows: 1}
+	if diff := cmp.Diff(want, removed); diff != "" {
+		t.Error(diff)
+	}
+	if again := must2(w.datapath().Delete(t.Context()))(w); !again.IsZero() {
+		t.Errorf("the second time %+v was removed", again)
 	}
 	conn := must2(nftables.New(nftables.WithNetNSFd(w.node.FD())))(w)
 	if tables := must2(conn.ListTables())(w); len(tables) != 0 {

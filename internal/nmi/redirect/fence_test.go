@@ -34,7 +34,7 @@ func TestEitherTableKeepsPodsOut(t *testing.T) {
 			w.damageTable(taken.table, taken.do)
 
 			if taken.table == mainTable {
-				w.silent(w.pod, metadata)
+				w.refused(w.pod, metadata)
 			} else {
 				w.hears(w.pod, metadata, "nmi hears "+podIP)
 			}

@@ -25,8 +25,11 @@ type NFTables struct {
 	// ours since ours was registered.
 	contested atomic.Bool
 
-	mu      sync.Mutex // held while anything is read or changed, and protects the following
-	ensured bool       // the last Ensure has found or put the rules in place
+	mu      sync.Mutex    // held while anything is read or changed, and protects the following
+	ensured bool          // the last Ensure has found or put the rules in place
+	owner   *netlink.Conn // owns the main table, if that is bound; nil until it is there
+
+	ownerPort uint32 // by which the kernel knows the owner
 }
 
 var _ Datapath = (*NFTables)(nil)
@@ -56,7 +59,7 @@ func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 		return change, fmt.Errorf("ensuring redirect rules: %w", explain(err))
 	}
 	if change.Rules || !n.ensured {
-		change.Flows, change.FlowsErr = forgetFlows(n.config)
+		change.Flows, change.FlowsErr = forgetFlows(n.config.NetNS, astray(n.config))
 	}
 	n.ensured = true
 	if n.config.loopback() {
@@ -94,6 +97,9 @@ func (n *NFTables) ensureTable(want table, contested bool) (string, error) {
 	found, err := n.read(want)
 	if err != nil {
 		return "", err
+	}
+	if n.held(found) {
+		return "", fmt.Errorf("table %s: %w", want.name, ErrHeld)
 	}
 	reason, err := n.reason(want, found, contested)
 	if err == nil && reason != "" {
@@ -140,25 +146,87 @@ func rival(chains []*nftables.Chain) string {
 // replace installs a table in place of what is there, in one transaction: the
 // kernel switches from the old rules to the new between two packets.
 func (n *NFTables) replace(want table, exists bool) error {
-	conn, err := n.conn()
+	change, err := newTransaction(want, exists)
 	if err != nil {
 		return err
 	}
-	t := &nftables.Table{Name: want.name, Family: nftables.TableFamilyIPv4}
-	if exists {
-		conn.DelTable(t)
+	if want.flags&tableOwned == 0 {
+		err = change.commitOnce(n.config.NetNS)
+	} else {
+		err = n.commitOwned(change)
 	}
-	conn.AddTable(t)
-	for _, c := range want.chains {
-		added := conn.AddChain(&nftables.Chain{
-			Name: c.name, Table: t, Type: c.kind, Hooknum: &c.hook, Priority: &c.priority, Policy: &c.policy,
-		})
-		for _, r := range c.rules {
-			conn.AddRule(&nftables.Rule{Table: t, Chain: added, Exprs: r.exprs, UserData: encodeComment(r.comment)})
-		}
-	}
-	if err := conn.Flush(); err != nil {
+	if err != nil {
 		return fmt.Errorf("replacing table %s: %w", want.name, err)
+	}
+	return nil
+}
+
+// commitOwned commits by the socket that owns the table, and gives that up when
+// it fails: the table goes with it, and pods are refused until the next Ensure.
+func (n *NFTables) commitOwned(change transaction) error {
+	if n.owner == nil {
+		conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
+		if err != nil {
+			return err
+		}
+		port, err := portOf(conn)
+		if err != nil {
+			return errors.Join(err, conn.Close())
+		}
+		n.owner, n.ownerPort = conn, port
+	}
+	if err := change.commit(n.owner); err != nil {
+		return errors.Join(err, n.disown())
+	}
+	return nil
+}
+
+// portOf returns the number by which the kernel knows a socket.
+func portOf(conn *netlink.Conn) (uint32, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("reading the number of a netlink socket: %w", err)
+	}
+	var name unix.Sockaddr
+	var nameErr error
+	if err := raw.Control(func(fd uintptr) { name, nameErr = unix.Getsockname(int(fd)) }); err != nil || nameErr != nil {
+		return 0, fmt.Errorf("reading the number of a netlink socket: %w", errors.Join(err, nameErr))
+	}
+	address, ok := name.(*unix.SockaddrNetlink)
+	if !ok {
+		return 0, fmt.Errorf("reading the number of a netlink socket: its name is a %T", name)
+	}
+	return address.Pid, nil
+}
+
+// disown closes the socket that owns the table, and with it the table.
+func (n *NFTables) disown() error {
+	if n.owner == nil {
+		return nil
+	}
+	err := n.owner.Close()
+	n.owner = nil
+	return err
+}
+
+// held says that a table belongs to a socket that is not ours.
+func (n *NFTables) held(found *table) bool {
+	return found != nil && found.flags&tableOwned != 0 && (n.owner == nil || found.owner != n.ownerPort)
+}
+
+// Refuse takes a redirect away that is bound to this process, before it ends:
+// new connections of pods are refused from here on, and those that were led to
+// the target stay so. An Ensure that comes later brings it back.
+func (n *NFTables) Refuse() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.owner == nil {
+		return nil
+	}
+	var change transaction
+	change.flushChain(mainTable, redirectChain)
+	if err := n.commitOwned(change); err != nil {
+		return fmt.Errorf("taking the redirect away: %w", explain(err))
 	}
 	return nil
 }
@@ -176,6 +244,9 @@ func (n *NFTables) Verify(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("verifying redirect rules: %w", explain(err))
 		}
+		if n.held(found) {
+			return fmt.Errorf("verifying redirect rules: table %s: %w", want.name, ErrHeld)
+		}
 		if damage := compare(want, found); damage != nil {
 			return fmt.Errorf("verifying redirect rules: %w", damage)
 		}
@@ -192,35 +263,63 @@ func (n *NFTables) Verify(ctx context.Context) error {
 // Delete implements [Datapath]. Links stop letting packets through to loopback
 // before the guard goes. It does not matter who let them: without the guard, a
 // link that does opens the node's own services to pods.
-func (n *NFTables) Delete(ctx context.Context) error {
+func (n *NFTables) Delete(ctx context.Context) (Removal, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	var r Removal
 	if err := ctx.Err(); err != nil {
-		return err
+		return r, err
+	}
+	if err := n.free(); err != nil {
+		return r, fmt.Errorf("deleting redirect rules: %w", explain(err))
 	}
 	if n.config.loopback() {
-		if _, err := setRouteLocalnet(n.config.NetNS, false); err != nil {
-			return fmt.Errorf("closing links to loopback: %w", denied(err))
+		var err error
+		if r.Links, err = setRouteLocalnet(n.config.NetNS, false); err != nil {
+			return r, fmt.Errorf("closing links to loopback: %w", denied(err))
 		}
 	}
 	for _, t := range n.desired {
-		if err := n.deleteTable(t.name); err != nil {
-			return fmt.Errorf("deleting redirect rules: %w", explain(err))
+		existed, err := n.deleteTable(t.name)
+		if err != nil {
+			return r, fmt.Errorf("deleting redirect rules: %w", explain(err))
+		}
+		if existed {
+			r.Tables = append(r.Tables, t.name)
 		}
 	}
-	return nil
+	r.Flows, r.FlowsErr = forgetFlows(n.config.NetNS, led(n.config))
+	return r, nil
 }
 
-func (n *NFTables) deleteTable(name string) error {
-	conn, err := n.conn()
+// free makes sure that the table can be deleted: another process that runs would
+// put back what it does not own, and go on serving.
+func (n *NFTables) free() error {
+	found, err := n.read(n.desired[0])
+	if err == nil && n.held(found) {
+		err = fmt.Errorf("table %s: %w", found.name, ErrHeld)
+	}
+	return err
+}
+
+// deleteTable says whether there was a table. One that is bound is deleted by its
+// owner's socket.
+func (n *NFTables) deleteTable(name string) (bool, error) {
+	var change transaction
+	change.deleteTable(name)
+	var err error
+	if name == mainTable && n.owner != nil {
+		err = errors.Join(change.commit(n.owner), n.disown())
+	} else {
+		err = change.commitOnce(n.config.NetNS)
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
 	if err != nil {
-		return err
+		return false, fmt.Errorf("deleting table %s: %w", name, err)
 	}
-	conn.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyIPv4})
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("deleting table %s: %w", name, err)
-	}
-	return nil
+	return true, nil
 }
 
 func (n *NFTables) read(want table) (*table, error) {

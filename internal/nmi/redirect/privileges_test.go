@@ -36,7 +36,7 @@ func TestWithoutTheCapability(t *testing.T) {
 	for name, call := range map[string]func(context.Context) error{
 		"Ensure": func(ctx context.Context) error { _, err := d.Ensure(ctx); return err },
 		"Verify": d.Verify,
-		"Delete": d.Delete,
+		"Delete": func(ctx context.Context) error { _, err := d.Delete(ctx); return err },
 		"Watch":  func(ctx context.Context) error { return d.Watch(ctx, func() {}) },
 		"Run":    func(ctx context.Context) error { return redirect.Run(ctx, redirect.Options{Datapath: d}) },
 	} {
@@ -57,8 +57,9 @@ func TestAContextThatHasEnded(t *testing.T) {
 	before := generation(w)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := d.Ensure(ctx)
-	for _, err := range []error{err, d.Verify(ctx), d.Delete(ctx), d.Watch(ctx, func() {})} {
+	_, ensureErr := d.Ensure(ctx)
+	_, deleteErr := d.Delete(ctx)
+	for _, err := range []error{ensureErr, deleteErr, d.Verify(ctx), d.Watch(ctx, func() {})} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want %v", err, context.Canceled)
 		}

@@ -41,6 +41,9 @@ func read(conn *netlink.Conn, want table) (*table, error) {
 	return found, nil
 }
 
+// tableOwner is NFTA_TABLE_OWNER of linux/netfilter/nf_tables.h.
+const tableOwner = 7
+
 func readTable(conn *netlink.Conn, name string) (*table, error) {
 	answers, err := conn.Execute(request(unix.NFT_MSG_GETTABLE, 0, attr(unix.NFTA_TABLE_NAME, name)))
 	if errors.Is(err, unix.ENOENT) {
@@ -56,6 +59,8 @@ func readTable(conn *netlink.Conn, name string) (*table, error) {
 			found.flags = ad.Uint32()
 		case unix.NFTA_TABLE_USE:
 			found.uses = ad.Uint32()
+		case tableOwner:
+			found.owner = ad.Uint32()
 		}
 	})
 	return found, err
@@ -216,6 +221,8 @@ func newExpr(name string) expr.Any {
 		return &expr.NAT{}
 	case "immediate":
 		return &expr.Immediate{}
+	case "reject":
+		return &expr.Reject{}
 	}
 	return opaque{}
 }

@@ -28,11 +28,29 @@ type Datapath interface {
 	// and as desired. It changes nothing.
 	Verify(ctx context.Context) error
 
-	// Delete removes everything that Ensure installs, by whichever process.
-	// Deleting what is not there is no error, so that a clean-up that was
-	// interrupted can be repeated. A [Run] that has not ended puts it back.
-	Delete(ctx context.Context) error
+	// Delete removes everything that Ensure installs, by whichever process, and
+	// says what was there. Deleting what is not there is no error, so that a
+	// clean-up that was interrupted can be repeated. A [Run] that has not ended
+	// puts it back.
+	Delete(ctx context.Context) (Removal, error)
 }
+
+// Removal is what one Delete removed. The zero Removal is: nothing was there.
+type Removal struct {
+	// Tables are the names of the tables, of the family ip.
+	Tables []string
+
+	// Links counts the links on which routing to loopback was switched off.
+	Links int
+
+	// Flows counts the connections that were led to NMI and were forgotten.
+	// FlowsErr is why that was not possible; the kernel forgets them later.
+	Flows    uint
+	FlowsErr error
+}
+
+// IsZero reports whether nothing was removed.
+func (r Removal) IsZero() bool { return len(r.Tables) == 0 && r.Links == 0 && r.Flows == 0 }
 
 // Change is what one Ensure did. The zero Change is: nothing.
 type Change struct {
@@ -65,8 +83,14 @@ type Config struct {
 
 	// UID is the user that NMI runs as. Only sockets of this user may answer
 	// from Target. Zero is root, as in a DaemonSet that names no other user:
-	// then any process of root's may answer.
+	// then any process of root's may answer, unless Bound is set.
 	UID uint32
+
+	// Bound ties the redirect to this process, which must listen on Target
+	// before it calls Ensure: when it ends, however, the kernel takes the
+	// redirect away before anybody else can listen there. What stops pods stays.
+	// It needs Linux 5.12. False: the redirect stays too.
+	Bound bool
 
 	// NetNS is a file descriptor of the network namespace to work in. Zero: the
 	// one of the process.

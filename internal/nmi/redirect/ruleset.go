@@ -21,6 +21,12 @@ const (
 	answerChain   = "answer"
 )
 
+// tableOwned is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h, since Linux 5.12.
+const tableOwned = 2
+
+// Priority is that of the redirect in prerouting.
+const Priority int32 = natPriority
+
 // natPriority comes before dstnat (-100), where every other user of NAT hooks,
 // so that it does not matter who registered first.
 const natPriority = -110
@@ -33,8 +39,9 @@ func isOurs(family nftables.TableFamily, name string) bool {
 // table is what is desired of a table, or what the kernel says it holds.
 type table struct {
 	name   string
-	flags  uint32 // none are desired; 1 is a table that is switched off
+	flags  uint32 // 1 is a table that is switched off, tableOwned one that belongs to a socket
 	uses   uint32 // how many chains, sets and other objects it holds
+	owner  uint32 // the port of that socket; 0 for none
 	chains []chain
 }
 
@@ -60,23 +67,32 @@ type rule struct {
 //	table  chain     hook         priority  rule
 //	both   guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback target only)
 //	main   redirect  prerouting   -110      TCP to the metadata endpoint → DNAT to the target
-//	both   fence     forward         0      to the metadata address → drop
+//	both   fence     forward         0      TCP to the metadata endpoint → refuse
+//	                                        to the metadata address → drop
 //	                                        TCP that was to the metadata endpoint → drop
 //	both   answer    output          0      TCP from the target, not from NMI's user → drop
 //
 // PREROUTING sees what comes from outside the host's own stack, so that the
 // node's processes, and pods on its network, keep their way to the service.
 //
-// All that only drops stands in two tables, so that somebody who deletes or
-// flushes one of them, whichever, opens nothing until it is put back: without
-// the redirect a pod is cut off, and never asks as the node.
+// All that only stops packets stands in two tables, so that somebody who deletes
+// or flushes one of them, whichever, opens nothing until it is put back: without
+// the redirect a pod is refused, and never asks as the node.
+//
+// A main table that is bound belongs to a socket of this process: nobody else can
+// change it, and the kernel takes it away when the process ends, in whatever way.
+// Pods are then led nowhere, so that nobody can take NMI's place.
 func desired(c Config) []table {
 	redirect := chain{
 		name: redirectChain, kind: nftables.ChainTypeNAT, hook: *nftables.ChainHookPrerouting, priority: natPriority,
 		policy: nftables.ChainPolicyAccept, rules: []rule{redirectRule(c)},
 	}
 	drops := dropChains(c)
-	return []table{newTable(mainTable, append([]chain{redirect}, drops...)), newTable(fenceTable, drops)}
+	main := newTable(mainTable, append([]chain{redirect}, drops...))
+	if c.Bound {
+		main.flags = tableOwned
+	}
+	return []table{main, newTable(fenceTable, drops)}
 }
 
 func newTable(name string, chains []chain) table {
@@ -87,7 +103,7 @@ func dropChains(c Config) []chain {
 	chains := []chain{
 		{
 			name: fenceChain, kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookForward, priority: *nftables.ChainPriorityFilter,
-			rules: []rule{fenceRule(c), reroutedRule(c)},
+			rules: []rule{refusedRule(c), fenceRule(c), reroutedRule(c)},
 		},
 		{
 			name: answerChain, kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookOutput, priority: *nftables.ChainPriorityFilter,
@@ -125,6 +141,19 @@ func redirectRule(c Config) rule {
 			},
 		})
 	return rule{comment: "pods ask NMI for metadata", exprs: exprs}
+}
+
+// refusedRule answers a pod at once while nothing leads it to NMI. Silence would
+// have it wait for minutes.
+func refusedRule(c Config) rule {
+	return rule{
+		comment: "a pod is refused while NMI is away",
+		exprs: join(
+			isTCP(),
+			ipIs(destination, c.Metadata.Addr()),
+			portIs(destination, c.Metadata.Port()),
+			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}),
+	}
 }
 
 // fenceRule stops what the redirect does not take: other ports and protocols,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // sentence writes an expression down as a person would check it.
@@ -31,6 +32,8 @@ func sentence(e expr.Any) string {
 		return fmt.Sprintf("reg%d=%x", e.Register, e.Data)
 	case *expr.NAT:
 		return fmt.Sprintf("nat type %d to reg%d:reg%d", e.Type, e.RegAddrMin, e.RegProtoMin)
+	case *expr.Reject:
+		return map[uint32]string{unix.NFT_REJECT_TCP_RST: "reset"}[e.Type]
 	case *expr.Verdict:
 		return map[expr.VerdictKind]string{expr.VerdictDrop: "drop"}[e.Kind]
 	}
@@ -43,6 +46,7 @@ func TestDesired(t *testing.T) {
 	drops := func(target string) []string {
 		return []string{
 			"chain fence filter hook 2 priority 0 policy 1",
+			" a pod is refused while NMI is away: meta l4proto == 06 @nh,16,4 == 0a090807 @th,2,2 == 1f90 reset",
 			" no pod reaches the metadata address: @nh,16,4 == 0a090807 drop",
 			" no pod is sent elsewhere for metadata: meta l4proto == 06 ct 9 dir 0 == 0a090807 ct 12 dir 0 == 1f90 drop",
 			"chain answer filter hook 3 priority 0 policy 1",

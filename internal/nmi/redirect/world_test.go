@@ -129,6 +129,19 @@ func (w *world) ask(from *netns.NS, address string) (string, error) {
 	return string(text), err
 }
 
+// askBriefly is ask by the pod, for what may be silent.
+func (w *world) askBriefly() (string, error) {
+	ctx, cancel := context.WithTimeout(w.Context(), 300*time.Millisecond)
+	defer cancel()
+	c, err := w.pod.DialContext(ctx, "tcp4", metadata)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	text, err := io.ReadAll(c)
+	return string(text), err
+}
+
 // hears fails the test unless the answer is the one wanted.
 func (w *world) hears(from *netns.NS, address, want string) {
 	w.Helper()

@@ -1,0 +1,144 @@
+// Package upkeep holds the commands that look after a node's rules without an
+// agent: cleanup takes them away, and redirect-only puts them in place ahead of
+// one.
+//
+// A command says what it did, in words for a person, and can be repeated. The
+// package must not serve pods, nor need an API server.
+package upkeep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+)
+
+// Exit codes of the commands.
+const (
+	CodeDone  = 0 // all is as the command wants it
+	CodeError = 1 // something failed, and can be tried again
+	CodeUsage = 2 // the command line cannot be read
+	CodeLeft  = 3 // done, but for something that somebody must do by hand
+)
+
+// A command is one of the program's beside serving.
+type command struct {
+	name, summary, help string
+	// flags adds the command's own flags.
+	flags func(*invocation, *pflag.FlagSet)
+	run   func(context.Context, *invocation) int
+}
+
+func commands() []command {
+	return []command{cleanup(), redirectOnly()}
+}
+
+// Summary returns a line for each command, for the help of the program.
+func Summary() string {
+	var out strings.Builder
+	for _, c := range commands() {
+		sayf(&out, "  nmi %-14s %s\n", c.name, c.summary)
+	}
+	return out.String()
+}
+
+// invocation is one call of a command.
+type invocation struct {
+	stdout, stderr io.Writer
+
+	metadataIP, metadataPort  string
+	listenAddress, listenPort string
+	keep                      bool
+
+	datapath *redirect.NFTables
+	config   redirect.Config
+}
+
+// Execute runs the command that a command line, without the program's name, begins
+// with, and returns the exit code of the process. It returns false if it begins
+// with none.
+func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) (code int, known bool) {
+	for _, c := range commands() {
+		if len(args) > 0 && args[0] == c.name {
+			return c.execute(ctx, args[1:], &invocation{stdout: stdout, stderr: stderr}), true
+		}
+	}
+	return 0, false
+}
+
+func (c command) execute(ctx context.Context, args []string, i *invocation) int {
+	flags := pflag.NewFlagSet("nmi "+c.name, pflag.ContinueOnError)
+	flags.SetOutput(i.stderr)
+	flags.SortFlags = false
+	flags.Usage = func() {
+		sayf(i.stderr, "nmi %s: %s\n\n%s\n\nFlags, to be given as the agent has them:\n%s", c.name, c.summary, c.help, flags.FlagUsages())
+	}
+	i.addFlags(flags)
+	if c.flags != nil {
+		c.flags(i, flags)
+	}
+	err := flags.Parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		return CodeDone
+	}
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unknown argument %q", flags.Arg(0))
+	}
+	if err == nil {
+		err = i.open()
+	}
+	if err != nil {
+		sayf(i.stderr, "reading the flags: %v (nmi %s --help lists them)\n", err, c.name)
+		return CodeUsage
+	}
+	return c.run(ctx, i)
+}
+
+func (i *invocation) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&i.metadataIP, "metadata-ip", "169.254.169.254", "address of the metadata service")
+	f.StringVar(&i.metadataPort, "metadata-port", "80", "port of the metadata service")
+	f.StringVar(&i.listenAddress, "nmi-listen-address", "127.0.0.1", "IPv4 address on which the agent serves pods")
+	f.StringVar(&i.listenPort, "nmi-port", "2579", "port on which the agent serves pods")
+}
+
+// open validates the flags. It touches nothing.
+func (i *invocation) open() error {
+	i.config = redirect.Config{UID: uint32(os.Geteuid())} //nolint:gosec // a uid is 32 bits wide
+	var err error
+	if i.config.Metadata, err = endpoint(i.metadataIP, "metadata-ip", i.metadataPort, "metadata-port"); err != nil {
+		return err
+	}
+	if i.config.Target, err = endpoint(i.listenAddress, "nmi-listen-address", i.listenPort, "nmi-port"); err != nil {
+		return err
+	}
+	if i.config.Target.Addr().IsUnspecified() { // as the agent does: this one is among all
+		i.config.Target = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), i.config.Target.Port())
+	}
+	i.datapath, err = redirect.New(i.config)
+	return err
+}
+
+// endpoint reads an address and a port that two flags give.
+func endpoint(ip, ipFlag, port, portFlag string) (netip.AddrPort, error) {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("reading --%s: %w", ipFlag, err)
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("reading --%s: %w", portFlag, err)
+	}
+	return netip.AddrPortFrom(addr, uint16(number)), nil
+}
+
+func sayf(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format, args...) // there is nowhere else to complain
+}

@@ -1,0 +1,132 @@
+package nmi
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/predecessor"
+	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
+)
+
+// TestSurveysAreTold: what is found is said once, and so is its end.
+func TestSurveysAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rule = "chain c of table t drops what pods send"
+		surveys := make(chan survey, 5)
+		for _, s := range []survey{
+			{}, {old: predecessor.Found{Removed: true, Legacy: true}, shadows: []string{rule}, noIPv4: true},
+			{old: predecessor.Found{Legacy: true}, shadows: []string{rule}, noIPv4: true}, {},
+		} {
+			surveys <- s
+		}
+		log := &lines{}
+		r := &runner{
+			config: config{ruleInterval: time.Minute}, kept: make(chan struct{}), redirect: &fakeRedirect{surveys: surveys},
+			log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+				if a.Key != slog.MessageKey {
+					return slog.Attr{}
+				}
+				return a
+			}})),
+		}
+		go r.survey(t.Context())
+		<-time.After(time.Hour)
+		if log.String() != "" || len(surveys) != 4 {
+			t.Errorf("looked before the redirect was in place: %s", log.String())
+		}
+		close(r.kept)
+		<-time.After(time.Hour)
+		want := `msg="removed the chain of an old agent of AAD Pod Identity"
+msg="legacy iptables has the chain of an old agent of AAD Pod Identity: enter the commands on the node"
+msg="pods may get no tokens: a rule of somebody else's comes before the redirect"
+msg="the node has no IPv4 address: pods without one get no tokens, since the metadata service speaks IPv4 alone"
+msg="a rule that came before the redirect is gone"
+`
+		if diff := cmp.Diff(want, log.String()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// TestSurvey looks at real nodes.
+func TestSurvey(t *testing.T) {
+	dual := func(t *testing.T, n *netns.NS, addresses ...string) {
+		t.Helper()
+		if err := n.AddBridge("eth0", netip.MustParsePrefix(addresses[0])); err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range addresses[1:] {
+			if err := n.AddAddr("eth0", netip.MustParsePrefix(address)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		prepare func(*testing.T, *netns.NS)
+		want    survey
+	}{
+		"IPv4":       {func(t *testing.T, n *netns.NS) { dual(t, n, "10.0.0.4/24") }, survey{}},
+		"dual-stack": {func(t *testing.T, n *netns.NS) { dual(t, n, "10.0.0.4/24", "fd00::4/64") }, survey{}},
+		"IPv6 alone": {func(t *testing.T, n *netns.NS) { dual(t, n, "fd00::4/64") }, survey{noIPv4: true}},
+		"an old agent and a drop": {
+			func(t *testing.T, n *netns.NS) {
+				dual(t, n, "10.0.0.4/24")
+				for _, line := range []string{"-t nat -N aad-metadata", "-t raw -A PREROUTING -d 169.254.169.254 -j DROP"} {
+					cmd := exec.CommandContext(t.Context(), "iptables-nft", strings.Fields(line)...)
+					if err := n.Start(cmd); err != nil {
+						t.Fatal(err)
+					}
+					if err := cmd.Wait(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+			survey{old: predecessor.Found{Removed: true}, shadows: []string{"chain PREROUTING of table raw drops what pods send to 169.254.169.254:80"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := netns.ForTest(t, "node")
+			test.prepare(t, n)
+			config := redirect.Config{Metadata: netip.MustParseAddrPort("169.254.169.254:80"), UID: uint32(unix.Geteuid()), Bound: true}
+			err := n.Do(func() error {
+				d, err := newNFTables(config)
+				if err != nil {
+					return err
+				}
+				got, err := d.Survey()
+				if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(survey{})); diff != "" {
+					t.Error(diff)
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestSpeaksIPv4(t *testing.T) {
+	for address, want := range map[string]bool{
+		"10.0.0.4/24": true, "127.0.0.1/8": false, "::1/128": false, "fe80::1/64": false, "fd00::4/64": false, "169.254.3.4/16": true,
+	} {
+		ip, network, err := net.ParseCIDR(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := speaksIPv4([]net.Addr{&net.IPNet{IP: ip, Mask: network.Mask}}); got != want {
+			t.Errorf("%s: %t, want %t", address, got, want)
+		}
+	}
+}
