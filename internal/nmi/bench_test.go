@@ -25,6 +25,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/supply"
 )
 
 // fixed is a set of objects that never changes.
@@ -68,14 +69,14 @@ func warm(b testing.TB) http.Handler {
 			b.Fatal(err)
 		}
 	}
-	limits := defaultLimits()
-	limits.PodPerSecond, limits.NodeAtOnce = maxLimit, maxLimit // one pod makes all requests
-	r := &runner{callers: callers, metrics: report.NewMetrics(), options: &Options{Limits: limits, AuditEvery: defaultAuditEvery}, log: logTo(io.Discard)}
-	paid := newOutbound(limits, r.metrics)
+	o := NewOptions()
+	o.Limits.PodPerSecond, o.Limits.NodeAtOnce = 1<<20, 1<<20 // one pod makes all requests
+	r := &runner{callers: callers, metrics: report.NewMetrics(), options: o, log: logTo(io.Discard)}
+	paid := supply.NewOutbound(o.upstreamLimits(), r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
-			tokens: r.newCache(tokensource.Sources{Managed: objects}, paid),
+			tokens: supply.NewCache(tokensource.Sources{Managed: objects}, paid, livePods{callers}, r.metrics),
 		},
 		Limits: r.newLimiter(), Gate: paid, Done: r.decided(audit.NewSampler(r.options.AuditEvery)),
 	})

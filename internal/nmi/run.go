@@ -26,12 +26,14 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/limit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/options"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/cache"
 	imdssource "github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/supply"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/watch"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
@@ -39,10 +41,6 @@ import (
 const (
 	// callerWait bounds the wait for a pod's address to become known.
 	callerWait = 2 * time.Second
-	// upstreamWait is how long a request waits for its turn and its token, before
-	// it is told when to come back; upstreamTime bounds what it waits for.
-	upstreamWait = 5 * time.Second
-	upstreamTime = 25 * time.Second
 	// drain is how long requests in flight may take to end.
 	drain = 10 * time.Second
 )
@@ -59,7 +57,7 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return fmt.Errorf("reading the flags: %w", err)
 	}
-	log = log.With(obs.KeyNode, c.node)
+	log = log.With(obs.KeyNode, c.Node)
 	if ignored := o.Ignored(); len(ignored) > 0 {
 		log.Warn("flags have no effect any more and can go", "flags", ignored)
 	}
@@ -79,7 +77,7 @@ func (o *Options) logger() (*slog.Logger, error) {
 
 // runner is an agent that is wired and does nothing yet.
 type runner struct {
-	config   config
+	config   options.Config
 	options  *Options
 	log      *slog.Logger
 	rest     *rest.Config
@@ -91,8 +89,8 @@ type runner struct {
 	tokens   *cache.Cache
 }
 
-func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
-	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
+func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
+	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.Node, callerWait)}
 	var err error
 	if r.rest, err = o.kubernetes(); err != nil {
 		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
@@ -101,12 +99,12 @@ func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
 	if newRedirect == nil {
 		newRedirect = newNFTables
 	}
-	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid())}) //nolint:gosec // a uid is 32 bits wide
+	r.redirect, err = newRedirect(redirect.Config{Metadata: c.Metadata, Target: c.Listener, UID: uint32(os.Geteuid())}) //nolint:gosec // a uid is 32 bits wide
 	if err != nil {
 		return nil, fmt.Errorf("preparing the redirect: %w", err)
 	}
 	r.store, err = watch.New(r.rest, watch.Options{
-		Node: c.node, Assigned: !c.managed, AllNodes: !o.ScaleFeatures,
+		Node: c.Node, Assigned: !c.Managed, AllNodes: !o.ScaleFeatures,
 		Pods: r.callers, PodTransform: caller.Trim, Log: log,
 	})
 	if err != nil {
@@ -154,9 +152,9 @@ func (r *runner) listen(ctx context.Context) (listeners, error) {
 		address, flag string
 		into          *net.Listener
 	}{
-		{r.config.api, "nmi-port", &out.api},
-		{r.config.probes, "http-probe-port", &out.probes},
-		{r.config.metrics, "prometheus-port", &out.metrics},
+		{r.config.API, "nmi-port", &out.api},
+		{r.config.Probes, "http-probe-port", &out.probes},
+		{r.config.Metrics, "prometheus-port", &out.metrics},
 	} {
 		listener, err := obs.Listen(ctx, l.address, l.flag)
 		if err != nil {
@@ -231,7 +229,7 @@ func (r *runner) awaitSync(ctx context.Context) {
 }
 
 func (r *runner) announce(open listeners) {
-	r.log.Info("serving", "api", open.api.Addr().String(), "probes", open.probes.Addr().String(), "metrics", open.metrics.Addr().String(), "upstream", r.config.upstream.String())
+	r.log.Info("serving", "api", open.api.Addr().String(), "probes", open.probes.Addr().String(), "metrics", open.metrics.Addr().String(), "upstream", r.config.Upstream.String())
 	if r.options.listening != nil {
 		r.options.listening(addrPort(open.api), addrPort(open.probes), addrPort(open.metrics))
 	}
@@ -244,10 +242,10 @@ func addrPort(listener net.Listener) netip.AddrPort {
 
 func (r *runner) keep(ctx context.Context) error {
 	err := r.redirect.Keep(ctx, redirectHooks{
-		interval: r.config.ruleInterval,
+		interval: r.config.RuleInterval,
 		ready: func() {
 			r.health.Kept.Store(true)
-			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
+			r.log.Info("redirect is in place", "metadata", r.config.Metadata.String(), "target", r.config.Listener.String())
 		},
 		changed: func(change redirect.Change) {
 			if !change.Rules {
@@ -266,33 +264,36 @@ func (r *runner) keep(ctx context.Context) error {
 }
 
 func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.Server, error) {
-	events, err := report.NewEvents(ctx, r.rest, r.config.node)
+	events, err := report.NewEvents(ctx, r.rest, r.config.Node)
 	if err != nil {
 		return nil, err
 	}
-	principals, err := r.newPrincipals()
+	principals, err := supply.NewPrincipals(supply.PrincipalOptions{
+		Kubernetes: r.rest, Authorities: r.config.Authorities, UserAgent: r.options.userAgent(), Transport: r.options.entra,
+		CrossNamespace: r.options.Principals.CrossNamespaceSecrets, MaxAge: r.options.Principals.SecretMaxAge, Metrics: r.metrics,
+	})
 	if err != nil {
 		return nil, err
 	}
 	transport := imds.NewTransport()
-	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
+	client := imds.NewClient(imds.Options{Address: r.config.Upstream, UserAgent: r.options.userAgent(), Transport: transport})
 	sources := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals}
-	paid := newOutbound(r.options.Limits, r.metrics)
-	r.tokens = r.newCache(sources, paid)
+	paid := supply.NewOutbound(r.options.upstreamLimits(), r.metrics)
+	r.tokens = supply.NewCache(sources, paid, livePods{r.callers}, r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
-			node: r.config.node, managed: r.config.managed,
+			node: r.config.Node, managed: r.config.Managed,
 			policy:  binding.Policy{Namespaced: r.options.Namespaced},
 			callers: r.callers, objects: r.store,
 			tokens:      r.tokens,
-			credentials: principals, warnings: events, wait: r.config.wait,
+			credentials: principals, warnings: events, wait: r.config.Wait,
 		},
-		Upstream: r.config.upstream, Transport: transport, Gate: paid, Limits: limiter,
+		Upstream: r.config.Upstream, Transport: transport, Gate: paid, Limits: limiter,
 		NoMetadataHeader:      !r.options.MetadataHeader,
 		BlockInstanceMetadata: r.options.BlockInstanceMetadata,
 		Listed:                r.options.AllowedMetadata,
 		RetryAfter:            r.options.RetryAfterHeader,
-		Timeout:               callerWait + r.config.wait + upstreamTime,
+		Timeout:               callerWait + r.config.Wait + supply.Timeout,
 		Done:                  r.decided(audit.NewSampler(r.options.AuditEvery)),
 	}), nil
 }

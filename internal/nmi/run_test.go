@@ -6,12 +6,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
@@ -314,87 +312,11 @@ func TestExecute(t *testing.T) {
 	}
 }
 
-func TestOptions(t *testing.T) {
-	t.Setenv("FORCENAMESPACED", "true")
-	t.Setenv("KUBECONFIG", filepath.Join(os.TempDir(), "k"))
-	fromEnvironment := NewOptions()
-	if !fromEnvironment.Namespaced || fromEnvironment.Kubeconfig == "" {
-		t.Errorf("the environment is not read: %+v", fromEnvironment)
+func TestMetadataThatCanBeListed(t *testing.T) {
+	if _, err := testOptions(t, "--allowed-metadata=attested,scheduledevents").config(); err != nil {
+		t.Error(err)
 	}
-	for name, test := range map[string]struct {
-		flags []string
-		check func(config) bool
-		words string
-	}{
-		"defaults": {nil, func(c config) bool {
-			return c.wait == 4*time.Second && c.ruleInterval == time.Minute && c.metadata == c.upstream && c.metadata.String() == "169.254.169.254:80"
-		}, ""},
-		"metadata address everywhere":  {[]string{"--metadata-ip=10.0.0.1", "--metadata-port=81"}, func(c config) bool { return c.metadata.String() == "10.0.0.1:81" && c.upstream == c.metadata }, ""},
-		"all addresses":                {[]string{"--nmi-listen-address=0.0.0.0"}, func(c config) bool { return c.api == "0.0.0.0:0" && c.listener.Addr().IsLoopback() }, ""},
-		"any spelling of the mode":     {[]string{"--operation-mode=Managed"}, func(c config) bool { return c.managed }, ""},
-		"its own wait":                 {[]string{"--assignment-wait=9s"}, func(c config) bool { return c.wait == 9*time.Second }, ""},
-		"the contract's wait":          {[]string{"--retry-attempts-for-created=1", "--retry-attempts-for-assigned=1", "--find-identity-retry-interval=1"}, func(c config) bool { return c.wait == 2*time.Second }, ""},
-		"one of the contract's three":  {[]string{"--find-identity-retry-interval=1"}, func(c config) bool { return c.wait == 20*time.Second }, ""},
-		"a wait without end":           {[]string{"--find-identity-retry-interval=60"}, nil, "--assignment-wait"},
-		"a wait before its beginning":  {[]string{"--assignment-wait=-1s"}, nil, "--assignment-wait"},
-		"an interval of nothing":       {[]string{"--ipt-update-interval-sec=0"}, nil, "--ipt-update-interval-sec"},
-		"a port that is none":          {[]string{"--nmi-port=http"}, nil, "--nmi-port"},
-		"a port too far":               {[]string{"--prometheus-port=70000"}, nil, "--prometheus-port"},
-		"an address that is none":      {[]string{"--metadata-ip=imds"}, nil, "--metadata-ip"},
-		"an address of another family": {[]string{"--nmi-listen-address=::1"}, nil, "IPv4"},
-		"an upstream without a port":   {[]string{"--metadata-upstream=10.0.0.1"}, nil, "--metadata-upstream"},
-		"the known clouds": {nil, func(c config) bool {
-			return finds(c, "https://login.microsoftonline.us/") && !finds(c, "https://adfs.local/")
-		}, ""},
-		"authorities of one's own": {[]string{"--authority-hosts=adfs.local,login.microsoftonline.us"}, func(c config) bool {
-			return finds(c, "https://adfs.local/") && !finds(c, "https://login.microsoftonline.com/")
-		}, ""},
-		"an authority by http":  {[]string{"--authority-hosts=http://adfs.local"}, nil, "--authority-hosts"},
-		"no authority":          {[]string{"--authority-hosts=,"}, nil, "--authority-hosts"},
-		"a Secret for ever":     {[]string{"--secret-max-age=24h"}, nil, "--secret-max-age"},
-		"a Secret for no time":  {[]string{"--secret-max-age=0s"}, nil, "--secret-max-age"},
-		"metadata that is none": {[]string{"--allowed-metadata=identity"}, nil, "attested, scheduledevents"},
-		"metadata that is some": {[]string{"--allowed-metadata=attested,scheduledevents"}, func(config) bool { return true }, ""},
-		"asking itself":         {[]string{"--metadata-ip=127.0.0.1", "--metadata-port=0"}, nil, "never leave the agent"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := testOptions(t, test.flags...).config()
-			switch {
-			case test.check == nil && (err == nil || !strings.Contains(err.Error(), test.words)):
-				t.Errorf("got %v, want words of %q", err, test.words)
-			case test.check != nil && (err != nil || !test.check(got)):
-				t.Errorf("got %+v, %v", got, err)
-			}
-		})
-	}
-}
-
-func finds(c config, endpoint string) bool {
-	_, err := c.authorities.Find(endpoint)
-	return err == nil
-}
-
-// A cloud of one's own is allowed beside the known ones.
-func TestTheCustomCloudsAuthority(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "cloud.json")
-	if err := os.WriteFile(file, []byte(`{"activeDirectoryEndpoint":"https://adfs.local.azurestack.external/adfs/"}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("AZURE_ENVIRONMENT_FILEPATH", file)
-	c, err := testOptions(t).config()
-	if err != nil || !finds(c, "https://adfs.local.azurestack.external/adfs") || !finds(c, "") {
-		t.Errorf("got %+v, %v", c.authorities, err)
-	}
-	t.Setenv("AZURE_ENVIRONMENT_FILEPATH", file+"x")
-	if _, err := testOptions(t).config(); err == nil || !strings.Contains(err.Error(), "AZURE_ENVIRONMENT_FILEPATH") {
-		t.Errorf("without the file: %v", err)
-	}
-}
-
-func TestFlagsWithoutAnEffectAreTakenAndNamed(t *testing.T) {
-	options := testOptions(t, "--MICNamespace=x", "--enableProfile", "--kubelet-config=/etc/default/kubelet", "--allow-network-plugin-kubenet=true", "-v", "3", "--logtostderr", "--stderrthreshold=2")
-	got := strings.Join(options.Ignored(), " ")
-	if got != "--MICNamespace --kubelet-config --stderrthreshold --enableProfile --allow-network-plugin-kubenet --logtostderr" || options.Log.Verbosity != 3 {
-		t.Errorf("got %s", got)
+	if _, err := testOptions(t, "--allowed-metadata=identity").config(); err == nil || !strings.Contains(err.Error(), "attested, scheduledevents") {
+		t.Errorf("got %v", err)
 	}
 }
