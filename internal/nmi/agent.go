@@ -31,6 +31,7 @@ type objects interface {
 	Exceptions(namespace string) []*v1.AzurePodIdentityException
 	Changed() <-chan struct{}
 	Unsynced() []string
+	Stale() []string
 }
 
 // agent is the flow of one request through the stages: caller, resolve,
@@ -107,7 +108,7 @@ func (a *agent) caller(p podCaller, record *audit.Record) *podCaller {
 
 func (a *agent) synced() error {
 	if a.ready.Load() {
-		return nil
+		return a.fresh()
 	}
 	missing := a.objects.Unsynced()
 	if len(missing) == 0 {
@@ -116,6 +117,14 @@ func (a *agent) synced() error {
 	}
 	slices.Sort(missing)
 	return refusal.New(v1.ReasonNotReady, "the agent has not yet read from the API server: %s", strings.Join(missing, ", "))
+}
+
+// fresh refuses what would be decided by facts that are too old.
+func (a *agent) fresh() error {
+	if stale := a.objects.Stale(); len(stale) > 0 {
+		return refusal.New(v1.ReasonStale, "the API server has said nothing for longer than this agent may go on without it (flag --max-cache-staleness): %s", strings.Join(stale, ", "))
+	}
+	return nil
 }
 
 func rulePod(pod caller.Pod) binding.Pod {

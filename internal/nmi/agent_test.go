@@ -349,8 +349,11 @@ func testProbes(t *testing.T, c *cluster) {
 	c.apply(azureIdentity(ns, 1), azureBinding(ns, 1, "app"))
 	c.pod(ns, "pod", "app", "127.0.10.1")
 	r := start(t, c.config, upstream, "--operation-mode=managed").ready()
-	if got := probe(t, r.probes, "/readyz"); got.status != 200 || got.body != "rules: ok\ncaches: ok\nlistener: ok\n" {
+	if got := probe(t, r.probes, "/readyz"); got.status != 200 || got.body != "ok" {
 		t.Errorf("/readyz: %d %s", got.status, got.body)
+	}
+	if got := probe(t, r.probes, "/readyz?verbose"); got.status != 200 || got.body != "[+]rules ok\n[+]caches ok\n[+]listener ok\n[+]shutdown ok\nreadyz check passed\n" {
+		t.Errorf("/readyz?verbose: %d %s", got.status, got.body)
 	}
 	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Active" {
 		t.Errorf("/healthz: %d %s", got.status, got.body)

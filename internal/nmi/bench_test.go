@@ -42,8 +42,10 @@ func (f fixed) HasIdentity(string, armid.ID) bool                 { return true 
 func (f fixed) Assigned(identity.Key) []*v1.AzureAssignedIdentity { return nil }
 func (f fixed) Exceptions(string) []*v1.AzurePodIdentityException { return nil }
 func (f fixed) Changed() <-chan struct{}                          { return nil }
-func (f fixed) Unsynced() []string                                { return nil }
-func (f fixed) Warn(identity.Key, types.UID, v1.Reason, string)   {}
+func (fixed) Stale() []string                                     { return nil }
+
+func (f fixed) Unsynced() []string                              { return nil }
+func (f fixed) Warn(identity.Key, types.UID, v1.Reason, string) {}
 func (f fixed) Token(context.Context, tokensource.Request) (imds.Token, error) {
 	return imds.NewToken(strings.Repeat("t", 1800), imds.Token{
 		ClientID: clientID(1), Resource: resource, Type: "Bearer", ExpiresOn: time.Now().Add(24 * time.Hour), NotBefore: time.Now(),

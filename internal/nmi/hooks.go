@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -25,6 +26,7 @@ type Options struct {
 	newRedirect func(redirect.Config) (redirector, error)
 	listening   func(api, probes, metrics netip.AddrPort)
 	synced      func()
+	now         func() time.Time // of the staleness of watches
 }
 
 // NewOptions returns the defaults; see [options.New].

@@ -105,12 +105,12 @@ func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
 	}
 	r.store, err = watch.New(r.rest, watch.Options{
 		Node: c.Node, Assigned: !c.Managed, AllNodes: !o.ScaleFeatures,
-		Pods: r.callers, PodTransform: caller.Trim, Log: log,
+		Pods: r.callers, PodTransform: caller.Trim, MaxStaleness: o.MaxStaleness, Now: o.now, Log: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the watches: %w", err)
 	}
-	r.health = &report.Health{Rules: r.redirect.Verify, Unsynced: r.store.Unsynced}
+	r.health = &report.Health{Rules: r.redirect.Verify, Unsynced: r.store.Unsynced, Stale: r.store.Stale}
 	return r, nil
 }
 

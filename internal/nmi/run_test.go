@@ -9,9 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -104,7 +107,7 @@ func TestTheAPIServerComesAndGoes(t *testing.T) {
 	if got := r.get("127.1.0.1", tokenPath+"?resource="+resource); got.status != 503 || !strings.Contains(got.body, "NotReady") {
 		t.Errorf("before: %d %s", got.status, got.body)
 	}
-	if got := probe(t, r.probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "rules: ok") || !strings.Contains(got.body, "azureidentities, azureidentitybindings, azurepodidentityexceptions, pods") {
+	if got := probe(t, r.probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "[+]rules ok") || !strings.Contains(got.body, "azureidentities, azureidentitybindings, azurepodidentityexceptions, pods") {
 		t.Errorf("before: /readyz %d %s", got.status, got.body)
 	}
 	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Not Active" {
@@ -167,6 +170,61 @@ func testAssignmentsWithoutLabel(t *testing.T, c *cluster, upstream netip.AddrPo
 	if err := c.client.List(t.Context(), &pods, client.InNamespace(ns)); err != nil || len(pods.Items) != 1 {
 		t.Errorf("pods %v, %v", pods.Items, err)
 	}
+}
+
+// clock is the time, and what a test adds to it.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
+func TestWhatIsKnownIsServedForABoundedTime(t *testing.T) {
+	c := newCluster(t)
+	ns := c.namespace("stale")
+	_, upstream := azure(t)
+	c.apply(azureIdentity(ns, 1), azureBinding(ns, 1, "app"))
+	c.pod(ns, "pod", "app", "127.1.2.1")
+	way, config := newGate(t, c.config, true)
+	ahead := &clock{}
+	r := startWith(t, func(o *Options) { o.rest, o.Upstream, o.now = config, upstream.String(), ahead.now },
+		"--operation-mode=managed", "--max-cache-staleness=10m").ready()
+	ask := func() reaction { return r.get("127.1.2.1", tokenPath+"?resource="+resource) }
+	want := func(when string, status, readyz int, words string) {
+		t.Helper()
+		if got := ask(); got.status != status || !strings.Contains(got.body, words) {
+			t.Errorf("%s: %d %s", when, got.status, got.body)
+		}
+		if got := probe(t, r.probes, "/readyz"); got.status != readyz {
+			t.Errorf("%s: /readyz %d %s", when, got.status, got.body)
+		}
+	}
+	want("with the API server", 200, 200, "")
+	way.set(false)
+	ahead.ahead.Store(int64(9 * time.Minute))
+	want("away for 9 minutes", 200, 200, "")
+	ahead.ahead.Store(int64(11 * time.Minute))
+	want("away for 11 minutes", 503, 503, string(v1.ReasonStale))
+	if got := probe(t, r.probes, "/readyz").body; !strings.Contains(got, "[-]caches failed: the API server has said nothing") || !strings.Contains(got, "azurepodidentityexceptions, pods") {
+		t.Errorf("/readyz: %s", got)
+	}
+	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Not Active" {
+		t.Errorf("a restart does not bring the API server back: /healthz %d %s", got.status, got.body)
+	}
+	if got := probe(t, r.metrics, "/metrics").body; !strings.Contains(got, `nmi_decisions_total{reason="Stale",route="token"} 1`) {
+		t.Error("the refusal is not counted")
+	}
+
+	// Each kind is heard of again: by an event, which a bookmark would be, later.
+	way.set(true)
+	c.apply(azureIdentity(ns, 2), azureBinding(ns, 2, "other"),
+		&v1.AzurePodIdentityException{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "e"}, Spec: v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{"a": "b"}}})
+	c.pod(ns, "other", "other", "127.1.2.2")
+	deadline := time.Now().Add(time.Minute)
+	for probe(t, r.probes, "/readyz").status != 200 {
+		if time.Now().After(deadline) {
+			t.Fatal("the agent did not come back")
+		}
+	}
+	want("back", 200, 200, "")
 }
 
 // nowhere is a configuration that leads to no API server.
@@ -264,13 +322,13 @@ func TestTheRedirectIsReported(t *testing.T) {
 	go func() { ended <- Run(ctx, options) }()
 	<-open
 	h := <-hooks
-	if got := probe(t, probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "rules: not in place yet") {
+	if got := probe(t, probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "[-]rules failed: not in place yet") {
 		t.Errorf("before: %d %s", got.status, got.body)
 	}
 	h.ready()
 	h.changed(redirect.Change{Rules: true, Reason: "a rule is gone"})
 	h.failed(errors.New("netlink is silent"))
-	if got := probe(t, probes, "/readyz"); !strings.Contains(got.body, "rules: ok") {
+	if got := probe(t, probes, "/readyz"); !strings.Contains(got.body, "[+]rules ok") {
 		t.Errorf("after: %s", got.body)
 	}
 	if got := probe(t, metrics, "/metrics"); !strings.Contains(got.body, "nmi_redirect_repairs_total 1\n") {

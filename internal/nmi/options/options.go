@@ -57,6 +57,9 @@ type Options struct {
 	RetriesForCreated    int
 	RetriesForAssigned   int
 	RetryIntervalSeconds int
+	// MaxStaleness is for how long pods are served from what was read when the
+	// API server says nothing any more; zero is for ever.
+	MaxStaleness time.Duration
 
 	// Logger replaces the logger that Log describes; nil does not.
 	Logger *slog.Logger
@@ -83,6 +86,9 @@ const defaultAssignmentWait = 4 * time.Second
 // defaultAuditEvery keeps pods that do not keep their tokens from filling the log
 // with one line over and over.
 const defaultAuditEvery = 10 * time.Second
+
+// minStaleness is twice the time between the bookmarks of a quiet watch.
+const minStaleness = 2 * time.Minute
 
 // New returns the defaults, with what the environment says: KUBECONFIG,
 // FORCENAMESPACED and AZURE_ENVIRONMENT_FILEPATH, as they always were.
@@ -131,6 +137,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.RetriesForCreated, "retry-attempts-for-created", o.RetriesForCreated, "with the next two, if any is set: the wait is (created + assigned) × interval, instead of --assignment-wait")
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
 	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
+	f.DurationVar(&o.MaxStaleness, "max-cache-staleness", o.MaxStaleness, "for how long pods are served from what was read when the API server says nothing any more, at least 2m; 0 is for ever")
 	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
 	o.Principals.addFlags(f)
 	o.Limits.addFlags(f)
@@ -199,6 +206,8 @@ func (o *Options) Config() (Config, error) {
 		return Config{}, fmt.Errorf("--node is empty: give the name of this node, as by the downward API's spec.nodeName")
 	case !c.Managed && !strings.EqualFold(o.Mode, "standard"):
 		return Config{}, fmt.Errorf("--operation-mode is %q: want standard or managed", o.Mode)
+	case o.MaxStaleness != 0 && o.MaxStaleness < minStaleness:
+		return Config{}, fmt.Errorf("--max-cache-staleness is %s: want 0, which is for ever, or at least %s: a quiet API server gives a sign of life once a minute", o.MaxStaleness, minStaleness)
 	case o.RuleIntervalSeconds <= 0:
 		return Config{}, fmt.Errorf("--ipt-update-interval-sec is %d: want one or more", o.RuleIntervalSeconds)
 	}
