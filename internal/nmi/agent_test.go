@@ -389,6 +389,9 @@ func testProbes(t *testing.T, c *cluster) {
 	if strings.Contains(metrics, "invented") {
 		t.Error("a caller chose the value of a label")
 	}
+	if err := r.stop(); err != nil { // decisions are written in the background
+		t.Error(err)
+	}
 	log := r.log.String()
 	for _, part := range []string{"outcome=issued", "reason=Issued", "pod=probes/pod", "identity=probes/id-1", "serviceAccount=app", "resource=" + resource} {
 		if !strings.Contains(log, part) {

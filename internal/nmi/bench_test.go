@@ -73,14 +73,16 @@ func warm(b testing.TB) http.Handler {
 	}
 	o := NewOptions()
 	o.Limits.PodPerSecond, o.Limits.NodeAtOnce = 1<<20, 1<<20 // one pod makes all requests
-	r := &runner{callers: callers, metrics: report.NewMetrics(), options: o, log: logTo(io.Discard)}
+	r := &runner{callers: callers, metrics: report.NewMetrics("v1.2.3"), options: o, log: logTo(io.Discard)}
+	r.audit = audit.NewWriter(r.log, r.metrics.AuditDropped)
+	go r.audit.Run(b.Context())
 	paid := supply.NewOutbound(o.upstreamLimits(), r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
 			tokens: supply.NewCache(tokensource.Sources{Managed: objects}, paid, livePods{callers}, r.metrics),
 		},
-		Limits: r.newLimiter(), Gate: paid, Done: r.decided(audit.NewSampler(r.options.AuditEvery)),
+		Limits: r.newLimiter(), Gate: paid, Done: r.decided(),
 	})
 }
 

@@ -87,10 +87,12 @@ type runner struct {
 	metrics  *report.Metrics
 	health   *report.Health
 	tokens   *cache.Cache
+	audit    *audit.Writer
 }
 
 func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
-	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.Node, callerWait)}
+	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(obs.Version()), callers: caller.NewIndex(c.Node, callerWait)}
+	r.audit = audit.NewWriter(log, r.metrics.AuditDropped)
 	var err error
 	if r.rest, err = o.kubernetes(); err != nil {
 		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
@@ -110,6 +112,7 @@ func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the watches: %w", err)
 	}
+	r.metrics.WatchAges(r.store.Ages)
 	r.health = &report.Health{Rules: r.redirect.Verify, Unsynced: r.store.Unsynced, Stale: r.store.Stale}
 	return r, nil
 }
@@ -189,13 +192,15 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { r.health.Stopping.Store(true) })
 
-	// Probes and metrics answer until pods' requests have ended, so that those
-	// can be seen ending.
+	// Probes and metrics answer, and decisions are written, until pods' requests
+	// have ended, so that those can be seen ending.
 	watchers, stopWatchers := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWatchers()
 	var aside errgroup.Group
 	aside.Go(func() error { return obs.Serve(watchers, open.probes, r.health.Handler(), time.Second) })
 	aside.Go(func() error { return obs.Serve(watchers, open.metrics, r.metrics.Handler(), time.Second) })
+
+	aside.Go(func() error { r.audit.Run(watchers); return nil })
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.keep(ctx) })
@@ -293,17 +298,19 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 		BlockInstanceMetadata: r.options.BlockInstanceMetadata,
 		Listed:                r.options.AllowedMetadata,
 		RetryAfter:            r.options.RetryAfterHeader,
+		Forwarded:             func(f server.Forwarded) { r.metrics.Forwarded(f.Route, f.Named, f.Status, f.Took) },
 		Timeout:               callerWait + r.config.Wait + supply.Timeout,
-		Done:                  r.decided(audit.NewSampler(r.options.AuditEvery)),
+		Done:                  r.decided(),
 	}), nil
 }
 
 // decided counts and logs decisions.
-func (r *runner) decided(sample *audit.Sampler) func(context.Context, *audit.Record) {
-	return func(ctx context.Context, record *audit.Record) {
+func (r *runner) decided() func(context.Context, *audit.Record) {
+	sample := audit.NewSampler(r.options.AuditEvery)
+	return func(_ context.Context, record *audit.Record) {
 		r.metrics.Decided(record)
 		if sample.Worth(record) {
-			record.Log(ctx, r.log)
+			r.audit.Write(record)
 		}
 	}
 }

@@ -79,10 +79,23 @@ type Options struct {
 	RetryAfter bool
 	// Timeout bounds one request; 30 seconds if zero.
 	Timeout time.Duration
+	// Forwarded is told how the real service answered what was forwarded to it;
+	// nil tells nobody.
+	Forwarded func(Forwarded)
 	// Done is told every decision; nil tells nobody.
 	Done func(context.Context, *audit.Record)
 	// Now is the clock; nil is the real one.
 	Now func() time.Time
+}
+
+// Forwarded is one request that the real service was asked in a caller's place.
+type Forwarded struct {
+	Route audit.Route
+	// Named says that a token request names an identity.
+	Named bool
+	// Status is the answer's; zero if there was none.
+	Status int
+	Took   time.Duration
 }
 
 // Server is the handler. Use [New].
@@ -104,6 +117,9 @@ func New(options Options) *Server {
 	}
 	if options.Done == nil {
 		options.Done = func(context.Context, *audit.Record) {}
+	}
+	if options.Forwarded == nil {
+		options.Forwarded = func(Forwarded) {}
 	}
 	if options.Limits == nil {
 		options.Limits = unlimited{}
@@ -140,7 +156,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out, record := &e.response, &e.record
 	limit(w, e.ctx.until)
 	defer func() { //nolint:contextcheck // the request's context, with a limit
-		record.Status, record.Took = out.status, s.options.Now().Sub(start)
+		record.At, record.Status = s.options.Now(), out.status
+		record.Took = record.At.Sub(start)
 		s.options.Done(&e.ctx, record)
 		e.ctx.end()
 	}()
