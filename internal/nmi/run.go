@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -34,6 +35,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/cache"
 	imdssource "github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/supply"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/untaint"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/watch"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
@@ -207,6 +209,7 @@ func (r *runner) run(ctx context.Context) error {
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
+	group.Go(func() error { return r.untaint(ctx) })
 	group.Go(func() error {
 		r.health.Listening.Store(true)
 		return obs.Serve(ctx, limiter.Listener(open.api), handler, drain)
@@ -231,6 +234,21 @@ func (r *runner) awaitSync(ctx context.Context) {
 	if r.options.synced != nil {
 		r.options.synced()
 	}
+}
+
+// untaint takes the startup taint away, if there is one.
+func (r *runner) untaint(ctx context.Context) error {
+	if r.options.StartupTaintKey == "" {
+		return nil
+	}
+	client, err := kubernetes.NewForConfig(r.rest)
+	if err != nil {
+		return fmt.Errorf("making a client for nodes: %w", err)
+	}
+	untaint.Run(ctx, untaint.Options{
+		Nodes: client.CoreV1().Nodes(), Node: r.config.Node, Key: r.options.StartupTaintKey, Ready: r.health.Ready, Log: r.log,
+	})
+	return nil
 }
 
 func (r *runner) announce(open listeners) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/entra"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/startuptaint"
 )
 
 // Options are what a user sets. Names and defaults of the flags are those of AAD
@@ -60,6 +61,9 @@ type Options struct {
 	// MaxStaleness is for how long pods are served from what was read when the
 	// API server says nothing any more; zero is for ever.
 	MaxStaleness time.Duration
+	// StartupTaintKey is the key of the taint that the agent takes from its node
+	// when it is ready; empty: none.
+	StartupTaintKey string
 
 	// Logger replaces the logger that Log describes; nil does not.
 	Logger *slog.Logger
@@ -138,6 +142,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
 	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
 	f.DurationVar(&o.MaxStaleness, "max-cache-staleness", o.MaxStaleness, "for how long pods are served from what was read when the API server says nothing any more, at least 2m; 0 is for ever")
+	f.StringVar(&o.StartupTaintKey, "startup-taint-key", o.StartupTaintKey, "key of a taint to take from this node when the agent is ready, where no controller does; empty for none")
 	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
 	o.Principals.addFlags(f)
 	o.Limits.addFlags(f)
@@ -214,7 +219,7 @@ func (o *Options) Config() (Config, error) {
 	if err := o.addresses(&c); err != nil {
 		return Config{}, err
 	}
-	if err := errors.Join(o.Principals.check(), o.Limits.check()); err != nil {
+	if err := errors.Join(startuptaint.CheckKey(o.StartupTaintKey), o.Principals.check(), o.Limits.check()); err != nil {
 		return Config{}, err
 	}
 	var err error

@@ -49,6 +49,8 @@ func TestOptions(t *testing.T) {
 		"bounded staleness":                     {[]string{"--max-cache-staleness=2m"}, func(Config) bool { return true }, ""},
 		"staleness below a bookmark's interval": {[]string{"--max-cache-staleness=90s"}, nil, "--max-cache-staleness"},
 		"negative staleness":                    {[]string{"--max-cache-staleness=-5m"}, nil, "--max-cache-staleness"},
+		"a startup taint":                       {[]string{"--startup-taint-key=example.com/agent"}, func(Config) bool { return true }, ""},
+		"a startup taint of Kubernetes' own":    {[]string{"--startup-taint-key=node.kubernetes.io/not-ready"}, nil, "--startup-taint-key"},
 		"an interval of nothing":                {[]string{"--ipt-update-interval-sec=0"}, nil, "--ipt-update-interval-sec"},
 		"a port that is none":                   {[]string{"--nmi-port=http"}, nil, "--nmi-port"},
 		"a port too far":                        {[]string{"--prometheus-port=70000"}, nil, "--prometheus-port"},
