@@ -78,8 +78,8 @@ func (r *Record) Log(ctx context.Context, log *slog.Logger) {
 		slog.String(obs.KeyPod, text(r.Pod)),
 		slog.String("podUID", string(r.UID)),
 		slog.String("serviceAccount", r.ServiceAccount),
-		slog.String(obs.KeyIdentity, text(r.Identity)),
-		slog.String(obs.KeyResource, clip(r.Resource)),
+		slog.String(obs.KeyIdentity, r.IdentityName()),
+		slog.String(obs.KeyResource, r.ClippedResource()),
 		slog.String("route", string(r.Route)),
 		slog.Int(obs.KeyStatus, r.Status),
 		slog.String(obs.KeyRemote, r.Remote.String()),
@@ -95,12 +95,16 @@ func (r *Record) Log(ctx context.Context, log *slog.Logger) {
 // caller chooses.
 const maxResource = 256
 
-func clip(text string) string {
-	if len(text) <= maxResource {
-		return text
+// ClippedResource returns the resource, or the beginning of one that is too long.
+func (r *Record) ClippedResource() string {
+	if len(r.Resource) <= maxResource {
+		return r.Resource
 	}
-	return strings.ToValidUTF8(text[:maxResource], "") + "…"
+	return strings.ToValidUTF8(r.Resource[:maxResource], "") + "…"
 }
+
+// IdentityName returns the identity's namespace and name, or nothing.
+func (r *Record) IdentityName() string { return text(r.Identity) }
 
 func text(key identity.Key) string {
 	if key == (identity.Key{}) {

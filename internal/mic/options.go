@@ -44,8 +44,8 @@ type Options struct {
 	// StartupTaintKey is the key of the taint that keeps pods off a node until the
 	// agent is ready there; empty: there is none.
 	StartupTaintKey string
-	ARM               ARMOptions
-	Log               obs.LogOptions
+	ARM             ARMOptions
+	Log             obs.LogOptions
 
 	// Ignored are the flags that were given and have no effect any more.
 	Ignored []IgnoredFlag

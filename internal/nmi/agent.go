@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -20,6 +21,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/resolve"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -207,7 +209,7 @@ func (p *podCaller) find() (caller.Pod, error) {
 
 func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error) {
 	query := resolve.Query{ClientID: request.ClientID, ObjectID: request.ObjectID, ResourceID: request.ResourceID}
-	choice, refused := p.resolve(query)
+	choice, refused := p.decide(ctx, query)
 	if refused != nil {
 		return imds.Answer{}, refused
 	}
@@ -260,6 +262,16 @@ func (p *podCaller) token(ctx context.Context, id identity.Identity, request imd
 		wanted.Version = current.Version
 	}
 	return p.agent.tokens.Token(ctx, wanted)
+}
+
+func (p *podCaller) decide(ctx context.Context, query resolve.Query) (resolve.Choice, *refusal.Error) {
+	_, span := tracing.Child(ctx, "decide")
+	defer span.End()
+	choice, refused := p.resolve(query)
+	if refused != nil && span.On() {
+		span.Set(attribute.String("podidentity.reason", string(refused.Reason)))
+	}
+	return choice, refused
 }
 
 // resolve decides, or knows what was decided of the same things.

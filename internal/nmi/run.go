@@ -38,6 +38,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/untaint"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/watch"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 )
 
 const (
@@ -67,7 +68,14 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	return r.run(ctx)
+	if r.tracer, err = tracing.New(ctx, "aad-pod-identity-nmi", obs.Version(), c.Node); err != nil {
+		return fmt.Errorf("reading the environment: %w", err)
+	}
+	err = r.run(ctx)
+	if errTraces := r.tracer.Close(ctx); errTraces != nil {
+		log.Warn("traces were not sent", "error", errTraces)
+	}
+	return err
 }
 
 func (o *Options) logger() (*slog.Logger, error) {
@@ -90,6 +98,7 @@ type runner struct {
 	health   *report.Health
 	tokens   *cache.Cache
 	audit    *audit.Writer
+	tracer   *tracing.Tracer
 }
 
 func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
@@ -302,7 +311,7 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 	client := imds.NewClient(imds.Options{Address: r.config.Upstream, UserAgent: r.options.userAgent(), Transport: transport})
 	sources := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals}
 	paid := supply.NewOutbound(r.options.upstreamLimits(), r.metrics)
-	r.tokens = supply.NewCache(sources, paid, livePods{r.callers}, r.metrics)
+	r.tokens = supply.NewCache(supply.Traced(sources, r.tracer), paid, livePods{r.callers}, r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: r.config.Node, managed: r.config.Managed,
@@ -319,6 +328,7 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 		Forwarded:             func(f server.Forwarded) { r.metrics.Forwarded(f.Route, f.Named, f.Status, f.Took) },
 		Timeout:               callerWait + r.config.Wait + supply.Timeout,
 		Done:                  r.decided(),
+		Tracer:                r.tracer,
 	}), nil
 }
 

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -54,7 +55,9 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, re
 		return err
 	}
 	start := s.options.Now()
+	_, span := tracing.Child(ctx, "forward")
 	answer, err := s.options.Transport.RoundTrip(out)
+	span.End()
 	s.options.Forwarded(forwarded(record.Route, out.URL, answer, s.options.Now().Sub(start)))
 	if err != nil {
 		leave(false, 0)

@@ -20,6 +20,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -84,6 +85,8 @@ type Options struct {
 	Forwarded func(Forwarded)
 	// Done is told every decision; nil tells nobody.
 	Done func(context.Context, *audit.Record)
+	// Tracer makes spans of requests; nil makes none.
+	Tracer *tracing.Tracer
 	// Now is the clock; nil is the real one.
 	Now func() time.Time
 }
@@ -149,9 +152,10 @@ func (open) Enter(context.Context, *audit.Record) (func(bool, time.Duration), er
 // InternalError.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := s.options.Now()
+	ctx, span := s.options.Tracer.Server(r.Context(), "request")
 	e := &serving{
 		response: response{ResponseWriter: w}, record: audit.Record{Route: audit.RouteOther},
-		ctx: patience{Context: r.Context(), until: time.Now().Add(s.options.Timeout)},
+		ctx: patience{Context: ctx, until: time.Now().Add(s.options.Timeout)},
 	}
 	out, record := &e.response, &e.record
 	limit(w, e.ctx.until)
@@ -160,6 +164,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		record.Took = record.At.Sub(start)
 		s.options.Done(&e.ctx, record)
 		e.ctx.end()
+		trace(span, r.Method, record)
 	}()
 	err := s.guarded(out, r.WithContext(&e.ctx), record) //nolint:contextcheck // the request's context, with a limit
 	if err == nil {
