@@ -202,9 +202,12 @@ func ofNMI(out map[string]effect) {
 		"imdsTokenRate":                      {set: `"10"`, got: flagOf("nmi", "imds-token-rate"), want: "10"},
 		"imdsTokenConcurrency":               {set: `"3"`, got: flagOf("nmi", "imds-token-concurrency"), want: "3"},
 		"auditRepeatInterval":                {set: `"1m"`, got: flagOf("nmi", "audit-repeat-interval"), want: "1m"},
-		"maxCacheStaleness":                  {set: `"1h"`, got: flagOf("nmi", "max-cache-staleness"), want: "1h"},
-		"secretMaxAge":                       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
-		"trustedCAConfigMap":                 {set: `"roots"`, got: trustedRoots("nmi"), want: true},
+		"extraEnv": {set: `[{"name":"OTEL_EXPORTER_OTLP_ENDPOINT","value":"http://collector:4318"}]`, got: func(r rendering) any {
+			return r.variable("nmi", "OTEL_EXPORTER_OTLP_ENDPOINT")
+		}, want: "http://collector:4318"},
+		"maxCacheStaleness":  {set: `"1h"`, got: flagOf("nmi", "max-cache-staleness"), want: "1h"},
+		"secretMaxAge":       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
+		"trustedCAConfigMap": {set: `"roots"`, got: trustedRoots("nmi"), want: true},
 	} {
 		out["nmi."+path] = e
 	}
