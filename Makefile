@@ -84,9 +84,9 @@ bench-nmi: root debian build assets ## Measure NMI beside a bare handler, before
 bench-mic: build assets ## Measure MIC in large clusters against a real API server, beside the old figures: about 12 minutes. ARGS="--help" shows how to take a part.
 	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench/mic $(ARGS)
 
-FUZZTIME ?= 10s
+FUZZTIME ?= 60s
 .PHONY: fuzz
-fuzz: ## Run every fuzz target for FUZZTIME (default 10s).
+fuzz: ## Run every fuzz target for FUZZTIME (default 60s).
 	@hack/fuzz.sh $(FUZZTIME)
 
 ##@ Generated files
