@@ -28,7 +28,7 @@ func (s *slow) Write(p []byte) (int, error) {
 func (s *slow) lines(t *testing.T) []map[string]any {
 	t.Helper()
 	var out []map[string]any
-	for _, text := range bytes.Split(bytes.TrimSpace(s.Bytes()), []byte("\n")) {
+	for text := range bytes.SplitSeq(bytes.TrimSpace(s.Bytes()), []byte("\n")) {
 		line := map[string]any{}
 		if err := json.Unmarshal(text, &line); err != nil {
 			t.Fatalf("%q: %v", text, err)

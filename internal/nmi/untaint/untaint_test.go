@@ -39,6 +39,7 @@ func (n *node) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1
 	return out, nil
 }
 
+//nolint:revive // the client's own signature
 func (n *node) Patch(_ context.Context, _ string, kind types.PatchType, data []byte, _ metav1.PatchOptions, _ ...string) (*corev1.Node, error) {
 	n.wrote, n.patch = n.wrote+1, string(kind)+" "+string(data)
 	return nil, nil

@@ -37,23 +37,23 @@ func (c *contact) age(now time.Time) (time.Duration, bool) {
 
 // listen returns the lister with its answers noticed.
 func (c *contact) listen(inner *cache.ListWatch) *cache.ListWatch {
-	out := *inner
-	out.ListFunc, out.WatchFunc = nil, nil
-	out.ListWithContextFunc = func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		list, err := inner.ListWithContext(ctx, options)
-		if err == nil && whole(list) {
-			c.made()
-		}
-		return list, err
+	return &cache.ListWatch{
+		DisableChunking: inner.DisableChunking,
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			list, err := inner.ListWithContext(ctx, options)
+			if err == nil && whole(list) {
+				c.made()
+			}
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			events, err := inner.WatchWithContext(ctx, options)
+			if err != nil {
+				return nil, err
+			}
+			return c.hear(events, options), nil
+		},
 	}
-	out.WatchFuncWithContext = func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-		events, err := inner.WatchWithContext(ctx, options)
-		if err != nil {
-			return nil, err
-		}
-		return c.hear(events, options), nil
-	}
-	return &out
 }
 
 // whole reports whether a list is no page of which others follow.

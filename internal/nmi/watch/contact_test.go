@@ -112,7 +112,7 @@ func TestAWatchThatIsStoppedLeavesNothingBehind(t *testing.T) {
 				t.Error("the event was not noticed")
 			}
 			ends(events, source)
-			for range events.ResultChan() { //nolint:revive // until it is closed
+			for range events.ResultChan() {
 			}
 		}
 	})

@@ -32,7 +32,7 @@ func (t *traced) Token(ctx context.Context, request tokensource.Request) (imds.T
 	token, err := t.source.Token(ctx, request)
 	if span.On() {
 		span.Set(
-			attribute.String("podidentity.identity", request.Identity.Key.String()),
+			attribute.String("podidentity.identity", request.Identity.String()),
 			attribute.String("podidentity.kind", request.Identity.Kind.String()),
 			attribute.String("podidentity.resource", request.Resource),
 		)
