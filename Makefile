@@ -94,9 +94,9 @@ chaos-mic: build assets ## Try two processes of MIC with violence for 3 minutes.
 bench-mic: build assets ## Measure MIC in large clusters against a real API server, beside the old figures: about 12 minutes. ARGS="--help" shows how to take a part.
 	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench/mic $(ARGS)
 
-FUZZTIME ?= 10s
+FUZZTIME ?= 60s
 .PHONY: fuzz
-fuzz: ## Run every fuzz target for FUZZTIME (default 10s).
+fuzz: ## Run every fuzz target for FUZZTIME (default 60s).
 	@hack/fuzz.sh $(FUZZTIME)
 
 ##@ Generated files

@@ -139,7 +139,7 @@ func TestSizes(t *testing.T) {
 func pure() []string {
 	return []string{
 		"internal/binding", "internal/identity", "internal/azure/armid", "internal/azure/armtext", "internal/azure/compute", "internal/azure/throttle",
-		"internal/nmi/resolve", "internal/mic/attachment/plan", "internal/mic/attachment/quarantine",
+		"internal/startuptaint", "internal/nmi/resolve", "internal/mic/attachment/plan", "internal/mic/attachment/quarantine",
 	}
 }
 
@@ -180,7 +180,7 @@ func TestImportDirections(t *testing.T) {
 		{`^internal/`, `^(cmd|test)/`, "imports go from cmd inwards"},
 		{`^internal/mic(/|$)`, `^internal/nmi(/|$)`, "controller and agent share no stage"},
 		{`^internal/nmi(/|$)`, `^internal/mic(/|$)`, "controller and agent share no stage"},
-		{`^internal/(azure|identity|binding|refusal|audit|obs)(/|$)`, `^internal/(mic|nmi|cli|azuresim)(/|$)`, "stages use rules and clients, not the reverse"},
+		{`^internal/(azure|identity|binding|refusal|audit|obs|startuptaint)(/|$)`, `^internal/(mic|nmi|cli|azuresim)(/|$)`, "stages use rules and clients, not the reverse"},
 		{`^internal/(mic|nmi|cli|azure|identity|binding|obs|demo)(/|$)`, `^internal/azuresim(/|$)`, "only tests know the simulator"},
 		{`^internal/azuresim(/|$)`, `^internal/(mic|nmi|identity|binding|obs)(/|$)`, "the simulator knows Azure, not its clients"},
 		{`^internal/demo$`, `^(internal|api)/`, "the demo is any user's program"},

@@ -38,6 +38,8 @@ func TestCustomResourceDefinitions(t *testing.T) {
 	t.Run("old spellings survive and read as their twins", func(t *testing.T) { testLegacyRoundTrip(t, c) })
 	t.Run("an old invalid object", func(t *testing.T) { testRatcheting(t, c, cluster.EtcdURL) })
 	t.Run("an assignment keeps its status and its copies", func(t *testing.T) { testAssignedIdentity(t, c) })
+	t.Run("20 dead fields are kept", func(t *testing.T) { testDeadFields(t, c) })
+	t.Run("25 legacy keys are not pruned", func(t *testing.T) { testNotPruned(t, c) })
 	t.Run("printer columns", func(t *testing.T) { testColumns(t, cluster) })
 }
 

@@ -145,6 +145,9 @@ const (
 	ReasonSeveralIdentities Reason = "SeveralIdentities"
 	// ReasonNotReady: the agent has not yet read what it needs from the API server.
 	ReasonNotReady Reason = "NotReady"
+	// ReasonStale: what the agent knows is older than this install allows, because
+	// the API server has said nothing for so long.
+	ReasonStale Reason = "Stale"
 )
 
 // Condition types.

@@ -9,6 +9,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -32,6 +33,8 @@ const (
 
 // Record is one decision. What is not known by the time of a refusal is zero.
 type Record struct {
+	// At is when it was made.
+	At             time.Time
 	Remote         netip.Addr
 	Route          Route
 	Pod            identity.Key
@@ -68,24 +71,40 @@ func (r *Record) Log(ctx context.Context, log *slog.Logger) {
 	if !log.Enabled(ctx, level) {
 		return
 	}
-	attributes := []slog.Attr{
+	line := slog.NewRecord(r.At, level, "decided", 0)
+	line.AddAttrs(
 		slog.String("outcome", r.Outcome()),
 		slog.String(obs.KeyReason, string(r.Reason)),
 		slog.String(obs.KeyPod, text(r.Pod)),
 		slog.String("podUID", string(r.UID)),
 		slog.String("serviceAccount", r.ServiceAccount),
-		slog.String(obs.KeyIdentity, text(r.Identity)),
-		slog.String(obs.KeyResource, r.Resource),
+		slog.String(obs.KeyIdentity, r.IdentityName()),
+		slog.String(obs.KeyResource, r.ClippedResource()),
 		slog.String("route", string(r.Route)),
 		slog.Int(obs.KeyStatus, r.Status),
 		slog.String(obs.KeyRemote, r.Remote.String()),
 		slog.Duration("took", r.Took),
-	}
+	)
 	if r.Err != nil {
-		attributes = append(attributes, slog.String("error", r.Err.Error()))
+		line.AddAttrs(slog.String("error", r.Err.Error()))
 	}
-	log.LogAttrs(ctx, level, "decided", attributes...)
+	_ = log.Handler().Handle(ctx, line) // there is nowhere else to complain, as slog.Logger itself has it
 }
+
+// maxResource bounds, in bytes, what a line says of the resource, which the
+// caller chooses.
+const maxResource = 256
+
+// ClippedResource returns the resource, or the beginning of one that is too long.
+func (r *Record) ClippedResource() string {
+	if len(r.Resource) <= maxResource {
+		return r.Resource
+	}
+	return strings.ToValidUTF8(r.Resource[:maxResource], "") + "…"
+}
+
+// IdentityName returns the identity's namespace and name, or nothing.
+func (r *Record) IdentityName() string { return text(r.Identity) }
 
 func text(key identity.Key) string {
 	if key == (identity.Key{}) {

@@ -15,6 +15,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/startuptaint"
 )
 
 // The environment variables beside those of the cloud configuration.
@@ -68,7 +69,7 @@ func (o Options) check(namespace string) error {
 	case o.ClientQPS < 0:
 		return fmt.Errorf("--clientQps is %v: want zero or more", o.ClientQPS)
 	}
-	return o.checkWaits()
+	return errors.Join(startuptaint.CheckKey(o.StartupTaintKey), o.checkWaits())
 }
 
 func (o Options) checkWaits() error {

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -24,6 +21,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/pace"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/throttle"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
+	"github.com/aad-pod-identity/aad-pod-identity/test/metricdoc"
 )
 
 func allMetrics(t *testing.T) (*metrics, *state) {
@@ -58,32 +56,8 @@ func (m *metrics) families(t *testing.T) map[string]*dto.MetricFamily {
 
 // TestMetricsDocument: the table of docs/metrics.md is what /metrics shows.
 func TestMetricsDocument(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	documented := map[string]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `((?:mic|aadpodidentity)_[a-z_]+)` \\| ([a-z]+) \\|([^|]*)\\|").FindAllStringSubmatch(string(text), -1) {
-		documented[row[1]] = row[2] + " " + strings.NewReplacer("`", "", ", ", ",").Replace(strings.TrimSpace(row[3]))
-	}
 	m, _ := allMetrics(t)
-	recorder := httptest.NewRecorder()
-	m.handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	shown := map[string]string{}
-	for name, family := range m.families(t) {
-		if !strings.Contains(recorder.Body.String(), "# TYPE "+name+" ") {
-			t.Errorf("/metrics does not show %s", name)
-		}
-		var labels []string
-		for _, pair := range family.GetMetric()[0].GetLabel() {
-			labels = append(labels, pair.GetName())
-		}
-		slices.Sort(labels)
-		shown[name] = strings.ToLower(family.GetType().String()) + " " + strings.Join(labels, ",")
-	}
-	if diff := cmp.Diff(shown, documented); diff != "" {
-		t.Errorf("docs/metrics.md (-shown +documented):\n%s", diff)
-	}
+	metricdoc.Compare(t, "MIC", m.handler(), "mic_", "aadpodidentity_")
 }
 
 // TestContractMetrics: names, labels, their values and buckets are those that

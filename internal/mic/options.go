@@ -41,8 +41,11 @@ type Options struct {
 	QuarantineMin     time.Duration // of an identity that Azure refused
 	QuarantineMax     time.Duration
 	AdoptAssigned     bool // take over what AAD Pod Identity attached
-	ARM               ARMOptions
-	Log               obs.LogOptions
+	// StartupTaintKey is the key of the taint that keeps pods off a node until the
+	// agent is ready there; empty: there is none.
+	StartupTaintKey string
+	ARM             ARMOptions
+	Log             obs.LogOptions
 
 	// Ignored are the flags that were given and have no effect any more.
 	Ignored []IgnoredFlag
@@ -112,6 +115,7 @@ func (o *Options) bind(flags *flag.FlagSet, hostname string) {
 	flags.DurationVar(&o.QuarantineMin, "quarantine-min", 30*time.Second, "first wait before an identity that Azure refused is tried again, apart from the others; doubled each time, and over when its AzureIdentity is edited")
 	flags.DurationVar(&o.QuarantineMax, "quarantine-max", 10*time.Minute, "longest wait before an identity that Azure refused is tried again, such as after a missing role was given")
 	flags.BoolVar(&o.AdoptAssigned, "adopt-assigned", true, "take over the identities that AAD Pod Identity says it attached, by its AzureAssignedIdentities, so that they are removed when their last pod goes; false leaves them on the nodes")
+	flags.StringVar(&o.StartupTaintKey, "startup-taint-key", "", "key of a taint that nodes start with, to be taken away once the agent is ready there; empty for none")
 	flags.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	flags.IntVar(&o.Log.Verbosity, "v", 0, "verbosity of the log: 0 for decisions and changes, 5 for all")
 }

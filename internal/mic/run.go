@@ -29,6 +29,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/refusal"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/untaint"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/validity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
@@ -140,9 +141,18 @@ func (c config) register(ctx context.Context, mgr manager.Manager, recorder *eve
 		attachments.Register(mgr),
 		validity.Register(mgr, recorder, dog),
 		refusal.Register(mgr, recorder),
+		c.untaint(ctx, mgr, dog),
 		mgr.Add(always(c.cloud.follow)),
 		c.serve(mgr, state, metrics, ports),
 	)
+}
+
+// untaint adds what takes the startup taint away, if there is one.
+func (c config) untaint(ctx context.Context, mgr manager.Manager, dog *watchdog.Watchdog) error {
+	if c.StartupTaintKey == "" {
+		return nil
+	}
+	return untaint.Register(ctx, mgr, untaint.Options{Key: c.StartupTaintKey, Namespace: c.namespace, Watchdog: dog, Log: c.Logger})
 }
 
 // openCloud prepares the way to ARM.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -20,6 +21,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/resolve"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -31,6 +33,7 @@ type objects interface {
 	Exceptions(namespace string) []*v1.AzurePodIdentityException
 	Changed() <-chan struct{}
 	Unsynced() []string
+	Stale() []string
 }
 
 // agent is the flow of one request through the stages: caller, resolve,
@@ -107,7 +110,7 @@ func (a *agent) caller(p podCaller, record *audit.Record) *podCaller {
 
 func (a *agent) synced() error {
 	if a.ready.Load() {
-		return nil
+		return a.fresh()
 	}
 	missing := a.objects.Unsynced()
 	if len(missing) == 0 {
@@ -116,6 +119,14 @@ func (a *agent) synced() error {
 	}
 	slices.Sort(missing)
 	return refusal.New(v1.ReasonNotReady, "the agent has not yet read from the API server: %s", strings.Join(missing, ", "))
+}
+
+// fresh refuses what would be decided by facts that are too old.
+func (a *agent) fresh() error {
+	if stale := a.objects.Stale(); len(stale) > 0 {
+		return refusal.New(v1.ReasonStale, "the API server has said nothing for longer than this agent may go on without it (flag --max-cache-staleness): %s", strings.Join(stale, ", "))
+	}
+	return nil
 }
 
 func rulePod(pod caller.Pod) binding.Pod {
@@ -198,7 +209,7 @@ func (p *podCaller) find() (caller.Pod, error) {
 
 func (p *podCaller) attempt(ctx context.Context, request imds.TokenRequest, record *audit.Record) (imds.Answer, error) {
 	query := resolve.Query{ClientID: request.ClientID, ObjectID: request.ObjectID, ResourceID: request.ResourceID}
-	choice, refused := p.resolve(query)
+	choice, refused := p.decide(ctx, query)
 	if refused != nil {
 		return imds.Answer{}, refused
 	}
@@ -251,6 +262,16 @@ func (p *podCaller) token(ctx context.Context, id identity.Identity, request imd
 		wanted.Version = current.Version
 	}
 	return p.agent.tokens.Token(ctx, wanted)
+}
+
+func (p *podCaller) decide(ctx context.Context, query resolve.Query) (resolve.Choice, *refusal.Error) {
+	_, span := tracing.Child(ctx, "decide")
+	defer span.End()
+	choice, refused := p.resolve(query)
+	if refused != nil && span.On() {
+		span.Set(attribute.String("podidentity.reason", string(refused.Reason)))
+	}
+	return choice, refused
 }
 
 // resolve decides, or knows what was decided of the same things.

@@ -349,8 +349,11 @@ func testProbes(t *testing.T, c *cluster) {
 	c.apply(azureIdentity(ns, 1), azureBinding(ns, 1, "app"))
 	c.pod(ns, "pod", "app", "127.0.10.1")
 	r := start(t, c.config, upstream, "--operation-mode=managed").ready()
-	if got := probe(t, r.probes, "/readyz"); got.status != 200 || got.body != "rules: ok\ncaches: ok\nlistener: ok\n" {
+	if got := probe(t, r.probes, "/readyz"); got.status != 200 || got.body != "ok" {
 		t.Errorf("/readyz: %d %s", got.status, got.body)
+	}
+	if got := probe(t, r.probes, "/readyz?verbose"); got.status != 200 || got.body != "[+]rules ok\n[+]caches ok\n[+]listener ok\n[+]shutdown ok\nreadyz check passed\n" {
+		t.Errorf("/readyz?verbose: %d %s", got.status, got.body)
 	}
 	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Active" {
 		t.Errorf("/healthz: %d %s", got.status, got.body)
@@ -385,6 +388,9 @@ func testProbes(t *testing.T, c *cluster) {
 	}
 	if strings.Contains(metrics, "invented") {
 		t.Error("a caller chose the value of a label")
+	}
+	if err := r.stop(); err != nil { // decisions are written in the background
+		t.Error(err)
 	}
 	log := r.log.String()
 	for _, part := range []string{"outcome=issued", "reason=Issued", "pod=probes/pod", "identity=probes/id-1", "serviceAccount=app", "resource=" + resource} {

@@ -1,16 +1,20 @@
 package nmi
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/otlp"
 )
 
 // testAttacker is somebody with the role edit in one namespace, who may write
@@ -108,6 +112,8 @@ func testNothingIsTold(t *testing.T, c *cluster) {
 		c.pod(ns, name, name, address)
 	}
 	events := c.events(ns)
+	collector := otlp.Start(t)
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 	r := c.startIn(w, upstream, "--operation-mode=managed", "-v=9")
 	var issued, told []string
 	for name, address := range addresses {
@@ -132,8 +138,9 @@ func testNothingIsTold(t *testing.T, c *cluster) {
 	if err := r.stopTelling(&told); err != nil {
 		t.Fatal(err)
 	}
+	told = append(told, collector.Raw(), c.everything(ns))
 	all := strings.Join(told, "\n")
-	if !strings.Contains(all, "outcome=issued") || !strings.Contains(all, "nmi_decisions_total") {
+	if !strings.Contains(all, "outcome=issued") || !strings.Contains(all, "nmi_decisions_total") || !strings.Contains(all, "podidentity.reason") {
 		t.Fatal("this is not all that was written")
 	}
 	forbidden := slices.Concat(issued, []string{appSecret, "n0t-the-s3cret", "pfx-pässword", "eyJ", "client_assertion", strings.Split(key, "\n")[3]})
@@ -142,8 +149,59 @@ func testNothingIsTold(t *testing.T, c *cluster) {
 			t.Errorf("something that was written holds %.12s…", value)
 		}
 	}
+	testTraces(t, collector.Spans())
 	if strings.Contains(all, pfx) {
 		t.Error("something that was written holds a PFX")
+	}
+}
+
+// everything returns all objects of a namespace that could say anything, but for
+// Secrets, which are to.
+func (c *cluster) everything(namespace string) string {
+	c.t.Helper()
+	var out strings.Builder
+	for _, list := range []client.ObjectList{
+		&corev1.PodList{}, &corev1.EventList{}, &corev1.ConfigMapList{},
+		&v1.AzureIdentityList{}, &v1.AzureIdentityBindingList{}, &v1.AzureAssignedIdentityList{}, &v1.AzurePodIdentityExceptionList{}, &v1.AzureIdentityAttachmentList{},
+	} {
+		if err := c.client.List(c.t.Context(), list, client.InNamespace(namespace)); err != nil {
+			c.t.Fatal(err)
+		}
+		text, err := json.Marshal(list)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		out.Write(text)
+	}
+	return out.String()
+}
+
+// testTraces: each request is a trace, with its decision and, where there was one,
+// the request upstream that it led to.
+func testTraces(t *testing.T, spans []otlp.Span) {
+	t.Helper()
+	requests, outcomes := map[string]string{}, map[string]int{}
+	for _, s := range spans {
+		if s.Name == "request" {
+			requests[s.Trace] = s.ID
+			outcomes[s.Attributes["podidentity.outcome"]]++
+		}
+		if s.Name == "request" && (s.Attributes["k8s.namespace.name"] != "told" || s.Attributes["podidentity.reason"] == "" || s.Attributes["http.route"] != "token") {
+			t.Errorf("a request's span says %v", s.Attributes)
+		}
+	}
+	steps := map[string]int{}
+	for _, s := range spans {
+		if s.Name != "request" && requests[s.Trace] != s.Parent {
+			t.Errorf("span %s is none of a request's", s.Name)
+		}
+		steps[s.Name]++
+	}
+	if diff := cmp.Diff(map[string]int{"issued": 4, "refused": 1}, outcomes); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]int{"request": 5, "identify": 5, "decide": 5, "upstream": 5}, steps); diff != "" {
+		t.Errorf("spans (-want +got):\n%s", diff)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/supply"
 )
 
 // fixed is a set of objects that never changes.
@@ -41,8 +42,10 @@ func (f fixed) HasIdentity(string, armid.ID) bool                 { return true 
 func (f fixed) Assigned(identity.Key) []*v1.AzureAssignedIdentity { return nil }
 func (f fixed) Exceptions(string) []*v1.AzurePodIdentityException { return nil }
 func (f fixed) Changed() <-chan struct{}                          { return nil }
-func (f fixed) Unsynced() []string                                { return nil }
-func (f fixed) Warn(identity.Key, types.UID, v1.Reason, string)   {}
+func (fixed) Stale() []string                                     { return nil }
+
+func (f fixed) Unsynced() []string                              { return nil }
+func (f fixed) Warn(identity.Key, types.UID, v1.Reason, string) {}
 func (f fixed) Token(context.Context, tokensource.Request) (imds.Token, error) {
 	return imds.NewToken(strings.Repeat("t", 1800), imds.Token{
 		ClientID: clientID(1), Resource: resource, Type: "Bearer", ExpiresOn: time.Now().Add(24 * time.Hour), NotBefore: time.Now(),
@@ -68,16 +71,18 @@ func warm(b testing.TB) http.Handler {
 			b.Fatal(err)
 		}
 	}
-	limits := defaultLimits()
-	limits.PodPerSecond, limits.NodeAtOnce = maxLimit, maxLimit // one pod makes all requests
-	r := &runner{callers: callers, metrics: report.NewMetrics(), options: &Options{Limits: limits, AuditEvery: defaultAuditEvery}, log: logTo(io.Discard)}
-	paid := newOutbound(limits, r.metrics)
+	o := NewOptions()
+	o.Limits.PodPerSecond, o.Limits.NodeAtOnce = 1<<20, 1<<20 // one pod makes all requests
+	r := &runner{callers: callers, metrics: report.NewMetrics("v1.2.3"), options: o, log: logTo(io.Discard)}
+	r.audit = audit.NewWriter(r.log, r.metrics.AuditDropped)
+	go r.audit.Run(b.Context())
+	paid := supply.NewOutbound(o.upstreamLimits(), r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
 			node: nodeName, managed: true, callers: callers, objects: objects, warnings: objects, wait: time.Second,
-			tokens: r.newCache(tokensource.Sources{Managed: objects}, paid),
+			tokens: supply.NewCache(tokensource.Sources{Managed: objects}, paid, livePods{callers}, r.metrics),
 		},
-		Limits: r.newLimiter(), Gate: paid, Done: r.decided(audit.NewSampler(r.options.AuditEvery)),
+		Limits: r.newLimiter(), Gate: paid, Done: r.decided(),
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/spf13/pflag"
+	"go.opentelemetry.io/otel"
 	"k8s.io/klog/v2"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/upkeep"
@@ -48,9 +49,11 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		sayf(stderr, "nmi: reading the flags: %v\n", err)
 		return 1
 	}
-	// What the Kubernetes client has to say goes the same way.
+	// What the clients of Kubernetes and of the traces' collector have to say goes
+	// the same way.
 	options.Logger = log
 	klog.SetSlogLogger(log)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err) }))
 	if err := Run(ctx, options); err != nil {
 		sayf(stderr, "nmi: %v\n", err)
 		return 1

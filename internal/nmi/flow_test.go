@@ -103,6 +103,8 @@ func (s *scene) Changed() <-chan struct{} {
 	return s.changed
 }
 
+func (*scene) Stale() []string { return nil }
+
 func (s *scene) Unsynced() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -27,6 +27,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
 
@@ -260,7 +261,11 @@ func startWith(t testing.TB, change func(*Options), flags ...string) *running {
 	r := &running{t: t, synced: make(chan struct{}), redirect: &fakeRedirect{}, log: &lines{}}
 	options := testOptions(t, flags...)
 	change(options)
-	options.Logger = slog.New(slog.NewTextHandler(r.log, nil))
+	logger, err := obs.NewLogger(r.log, options.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Logger = logger
 	options.newRedirect = func(redirect.Config) (redirector, error) { return r.redirect, nil }
 	options.synced = func() { close(r.synced) }
 	open := make(chan struct{})

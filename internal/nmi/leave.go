@@ -15,13 +15,13 @@ const leaveTime = 5 * time.Second
 // leave takes the rules from the node if no agent will come any more. If that is
 // not known they stay: without them every pod has the node's own identity.
 func (r *runner) leave(ctx context.Context) {
-	if r.config.pod == (identity.Key{}) {
+	if r.config.Pod == (identity.Key{}) {
 		r.log.Info("ended, the redirect's rules stay")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
-	set, err := owner.Find(ctx, r.rest, r.config.pod)
+	set, err := owner.Find(ctx, r.rest, r.config.Pod)
 	switch {
 	case err != nil:
 		r.log.Warn("ended, the redirect's rules stay: it is not known whether the DaemonSet is deleted; nmi cleanup removes them", "error", err)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -26,23 +27,23 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/limit"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/options"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/cache"
 	imdssource "github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/supply"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/untaint"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/watch"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 )
 
 const (
 	// callerWait bounds the wait for a pod's address to become known.
 	callerWait = 2 * time.Second
-	// upstreamWait is how long a request waits for its turn and its token, before
-	// it is told when to come back; upstreamTime bounds what it waits for.
-	upstreamWait = 5 * time.Second
-	upstreamTime = 25 * time.Second
 	// drain is how long requests in flight may take to end.
 	drain = 10 * time.Second
 )
@@ -60,7 +61,7 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return fmt.Errorf("reading the flags: %w", err)
 	}
-	log = log.With(obs.KeyNode, c.node)
+	log = log.With(obs.KeyNode, c.Node)
 	if ignored := o.Ignored(); len(ignored) > 0 {
 		log.Warn("flags have no effect any more and can go", "flags", ignored)
 	}
@@ -68,7 +69,14 @@ func Run(ctx context.Context, o *Options) error {
 	if err != nil {
 		return err
 	}
-	return r.run(ctx)
+	if r.tracer, err = tracing.New(ctx, "aad-pod-identity-nmi", obs.Version(), c.Node); err != nil {
+		return fmt.Errorf("reading the environment: %w", err)
+	}
+	err = r.run(ctx)
+	if errTraces := r.tracer.Close(ctx); errTraces != nil {
+		log.Warn("traces were not sent", "error", errTraces)
+	}
+	return err
 }
 
 func (o *Options) logger() (*slog.Logger, error) {
@@ -80,7 +88,7 @@ func (o *Options) logger() (*slog.Logger, error) {
 
 // runner is an agent that is wired and does nothing yet.
 type runner struct {
-	config   config
+	config   options.Config
 	options  *Options
 	log      *slog.Logger
 	rest     *rest.Config
@@ -91,10 +99,13 @@ type runner struct {
 	metrics  *report.Metrics
 	health   *report.Health
 	tokens   *cache.Cache
+	audit    *audit.Writer
+	tracer   *tracing.Tracer
 }
 
-func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
-	r := &runner{config: c, options: o, log: log, kept: make(chan struct{}), metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
+func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
+	r := &runner{config: c, options: o, log: log, kept: make(chan struct{}), metrics: report.NewMetrics(obs.Version()), callers: caller.NewIndex(c.Node, callerWait)}
+	r.audit = audit.NewWriter(log, r.metrics.AuditDropped)
 	var err error
 	if r.rest, err = o.kubernetes(); err != nil {
 		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
@@ -103,18 +114,19 @@ func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
 	if newRedirect == nil {
 		newRedirect = newNFTables
 	}
-	r.redirect, err = newRedirect(redirect.Config{Metadata: c.metadata, Target: c.listener, UID: uint32(os.Geteuid()), Bound: true}) //nolint:gosec // a uid is 32 bits wide
+	r.redirect, err = newRedirect(redirect.Config{Metadata: c.Metadata, Target: c.Listener, UID: uint32(os.Geteuid()), Bound: true}) //nolint:gosec // a uid is 32 bits wide
 	if err != nil {
 		return nil, fmt.Errorf("preparing the redirect: %w", err)
 	}
 	r.store, err = watch.New(r.rest, watch.Options{
-		Node: c.node, Assigned: !c.managed, AllNodes: !o.ScaleFeatures,
-		Pods: r.callers, PodTransform: caller.Trim, Log: log,
+		Node: c.Node, Assigned: !c.Managed, AllNodes: !o.ScaleFeatures,
+		Pods: r.callers, PodTransform: caller.Trim, MaxStaleness: o.MaxStaleness, Now: o.now, Log: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the watches: %w", err)
 	}
-	r.health = &report.Health{Rules: r.redirect.Verify, Unsynced: r.store.Unsynced}
+	r.metrics.WatchAges(r.store.Ages)
+	r.health = &report.Health{Rules: r.redirect.Verify, Unsynced: r.store.Unsynced, Stale: r.store.Stale}
 	return r, nil
 }
 
@@ -156,9 +168,9 @@ func (r *runner) listen(ctx context.Context) (listeners, error) {
 		address, flag string
 		into          *net.Listener
 	}{
-		{r.config.api, "nmi-port", &out.api},
-		{r.config.probes, "http-probe-port", &out.probes},
-		{r.config.metrics, "prometheus-port", &out.metrics},
+		{r.config.API, "nmi-port", &out.api},
+		{r.config.Probes, "http-probe-port", &out.probes},
+		{r.config.Metrics, "prometheus-port", &out.metrics},
 	} {
 		listener, err := obs.Listen(ctx, l.address, l.flag)
 		if err != nil {
@@ -193,13 +205,15 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	context.AfterFunc(ctx, func() { r.health.Stopping.Store(true) })
 
-	// Probes and metrics answer until pods' requests have ended, so that those
-	// can be seen ending.
+	// Probes and metrics answer, and decisions are written, until pods' requests
+	// have ended, so that those can be seen ending.
 	watchers, stopWatchers := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWatchers()
 	var aside errgroup.Group
 	aside.Go(func() error { return obs.Serve(watchers, open.probes, r.health.Handler(), time.Second) })
 	aside.Go(func() error { return obs.Serve(watchers, open.metrics, r.metrics.Handler(), time.Second) })
+
+	aside.Go(func() error { r.audit.Run(watchers); return nil })
 
 	group, ctx := errgroup.WithContext(ctx)
 	// The listener closes after pods are led to it no more, or somebody else
@@ -210,6 +224,7 @@ func (r *runner) run(ctx context.Context) error {
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
+	group.Go(func() error { return r.untaint(ctx) })
 	group.Go(func() error {
 		r.health.Listening.Store(true)
 		return obs.Serve(serving, limiter.Listener(open.api), handler, drain)
@@ -237,8 +252,23 @@ func (r *runner) awaitSync(ctx context.Context) {
 	}
 }
 
+// untaint takes the startup taint away, if there is one.
+func (r *runner) untaint(ctx context.Context) error {
+	if r.options.StartupTaintKey == "" {
+		return nil
+	}
+	client, err := kubernetes.NewForConfig(r.rest)
+	if err != nil {
+		return fmt.Errorf("making a client for nodes: %w", err)
+	}
+	untaint.Run(ctx, untaint.Options{
+		Nodes: client.CoreV1().Nodes(), Node: r.config.Node, Key: r.options.StartupTaintKey, Ready: r.health.Ready, Log: r.log,
+	})
+	return nil
+}
+
 func (r *runner) announce(open listeners) {
-	r.log.Info("serving", "api", open.api.Addr().String(), "probes", open.probes.Addr().String(), "metrics", open.metrics.Addr().String(), "upstream", r.config.upstream.String())
+	r.log.Info("serving", "api", open.api.Addr().String(), "probes", open.probes.Addr().String(), "metrics", open.metrics.Addr().String(), "upstream", r.config.Upstream.String())
 	if r.options.listening != nil {
 		r.options.listening(addrPort(open.api), addrPort(open.probes), addrPort(open.metrics))
 	}
@@ -251,11 +281,11 @@ func addrPort(listener net.Listener) netip.AddrPort {
 
 func (r *runner) keep(ctx context.Context) error {
 	err := r.redirect.Keep(ctx, redirectHooks{
-		interval: r.config.ruleInterval,
+		interval: r.config.RuleInterval,
 		ready: func() {
 			r.health.Kept.Store(true)
 			close(r.kept)
-			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
+			r.log.Info("redirect is in place", "metadata", r.config.Metadata.String(), "target", r.config.Listener.String())
 		},
 		changed: func(change redirect.Change) {
 			if !change.Rules {
@@ -277,43 +307,49 @@ func (r *runner) keep(ctx context.Context) error {
 }
 
 func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.Server, error) {
-	events, err := report.NewEvents(ctx, r.rest, r.config.node)
+	events, err := report.NewEvents(ctx, r.rest, r.config.Node)
 	if err != nil {
 		return nil, err
 	}
-	principals, err := r.newPrincipals()
+	principals, err := supply.NewPrincipals(supply.PrincipalOptions{
+		Kubernetes: r.rest, Authorities: r.config.Authorities, UserAgent: r.options.userAgent(), Transport: r.options.entra,
+		CrossNamespace: r.options.Principals.CrossNamespaceSecrets, MaxAge: r.options.Principals.SecretMaxAge, Metrics: r.metrics,
+	})
 	if err != nil {
 		return nil, err
 	}
 	transport := imds.NewTransport()
-	client := imds.NewClient(imds.Options{Address: r.config.upstream, UserAgent: r.options.userAgent(), Transport: transport})
+	client := imds.NewClient(imds.Options{Address: r.config.Upstream, UserAgent: r.options.userAgent(), Transport: transport})
 	sources := tokensource.Sources{Managed: imdssource.New(client, r.metrics.AskedIMDS), Principal: principals}
-	paid := newOutbound(r.options.Limits, r.metrics)
-	r.tokens = r.newCache(sources, paid)
+	paid := supply.NewOutbound(r.options.upstreamLimits(), r.metrics)
+	r.tokens = supply.NewCache(supply.Traced(sources, r.tracer), paid, livePods{r.callers}, r.metrics)
 	return server.New(server.Options{
 		Agent: &agent{
-			node: r.config.node, managed: r.config.managed,
+			node: r.config.Node, managed: r.config.Managed,
 			policy:  binding.Policy{Namespaced: r.options.Namespaced},
 			callers: r.callers, objects: r.store,
 			tokens:      r.tokens,
-			credentials: principals, warnings: events, wait: r.config.wait,
+			credentials: principals, warnings: events, wait: r.config.Wait,
 		},
-		Upstream: r.config.upstream, Transport: transport, Gate: paid, Limits: limiter,
+		Upstream: r.config.Upstream, Transport: transport, Gate: paid, Limits: limiter,
 		NoMetadataHeader:      !r.options.MetadataHeader,
 		BlockInstanceMetadata: r.options.BlockInstanceMetadata,
 		Listed:                r.options.AllowedMetadata,
 		RetryAfter:            r.options.RetryAfterHeader,
-		Timeout:               callerWait + r.config.wait + upstreamTime,
-		Done:                  r.decided(audit.NewSampler(r.options.AuditEvery)),
+		Forwarded:             func(f server.Forwarded) { r.metrics.Forwarded(f.Route, f.Named, f.Status, f.Took) },
+		Timeout:               callerWait + r.config.Wait + supply.Timeout,
+		Done:                  r.decided(),
+		Tracer:                r.tracer,
 	}), nil
 }
 
 // decided counts and logs decisions.
-func (r *runner) decided(sample *audit.Sampler) func(context.Context, *audit.Record) {
-	return func(ctx context.Context, record *audit.Record) {
+func (r *runner) decided() func(context.Context, *audit.Record) {
+	sample := audit.NewSampler(r.options.AuditEvery)
+	return func(_ context.Context, record *audit.Record) {
 		r.metrics.Decided(record)
 		if sample.Worth(record) {
-			record.Log(ctx, r.log)
+			r.audit.Write(record)
 		}
 	}
 }

@@ -6,14 +6,15 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -107,7 +108,7 @@ func TestTheAPIServerComesAndGoes(t *testing.T) {
 	if got := r.get("127.1.0.1", tokenPath+"?resource="+resource); got.status != 503 || !strings.Contains(got.body, "NotReady") {
 		t.Errorf("before: %d %s", got.status, got.body)
 	}
-	if got := probe(t, r.probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "rules: ok") || !strings.Contains(got.body, "azureidentities, azureidentitybindings, azurepodidentityexceptions, pods") {
+	if got := probe(t, r.probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "[+]rules ok") || !strings.Contains(got.body, "azureidentities, azureidentitybindings, azurepodidentityexceptions, pods") {
 		t.Errorf("before: /readyz %d %s", got.status, got.body)
 	}
 	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Not Active" {
@@ -170,6 +171,61 @@ func testAssignmentsWithoutLabel(t *testing.T, c *cluster, upstream netip.AddrPo
 	if err := c.client.List(t.Context(), &pods, client.InNamespace(ns)); err != nil || len(pods.Items) != 1 {
 		t.Errorf("pods %v, %v", pods.Items, err)
 	}
+}
+
+// clock is the time, and what a test adds to it.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
+func TestWhatIsKnownIsServedForABoundedTime(t *testing.T) {
+	c := newCluster(t)
+	ns := c.namespace("stale")
+	_, upstream := azure(t)
+	c.apply(azureIdentity(ns, 1), azureBinding(ns, 1, "app"))
+	c.pod(ns, "pod", "app", "127.1.2.1")
+	way, config := newGate(t, c.config, true)
+	ahead := &clock{}
+	r := startWith(t, func(o *Options) { o.rest, o.Upstream, o.now = config, upstream.String(), ahead.now },
+		"--operation-mode=managed", "--max-cache-staleness=10m").ready()
+	ask := func() reaction { return r.get("127.1.2.1", tokenPath+"?resource="+resource) }
+	want := func(when string, status, readyz int, words string) {
+		t.Helper()
+		if got := ask(); got.status != status || !strings.Contains(got.body, words) {
+			t.Errorf("%s: %d %s", when, got.status, got.body)
+		}
+		if got := probe(t, r.probes, "/readyz"); got.status != readyz {
+			t.Errorf("%s: /readyz %d %s", when, got.status, got.body)
+		}
+	}
+	want("with the API server", 200, 200, "")
+	way.set(false)
+	ahead.ahead.Store(int64(9 * time.Minute))
+	want("away for 9 minutes", 200, 200, "")
+	ahead.ahead.Store(int64(11 * time.Minute))
+	want("away for 11 minutes", 503, 503, string(v1.ReasonStale))
+	if got := probe(t, r.probes, "/readyz").body; !strings.Contains(got, "[-]caches failed: the API server has said nothing") || !strings.Contains(got, "azurepodidentityexceptions, pods") {
+		t.Errorf("/readyz: %s", got)
+	}
+	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Not Active" {
+		t.Errorf("a restart does not bring the API server back: /healthz %d %s", got.status, got.body)
+	}
+	if got := probe(t, r.metrics, "/metrics").body; !strings.Contains(got, `nmi_decisions_total{reason="Stale",route="token"} 1`) {
+		t.Error("the refusal is not counted")
+	}
+
+	// Each kind is heard of again: by an event, which a bookmark would be, later.
+	way.set(true)
+	c.apply(azureIdentity(ns, 2), azureBinding(ns, 2, "other"),
+		&v1.AzurePodIdentityException{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "e"}, Spec: v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{"a": "b"}}})
+	c.pod(ns, "other", "other", "127.1.2.2")
+	deadline := time.Now().Add(time.Minute)
+	for probe(t, r.probes, "/readyz").status != 200 {
+		if time.Now().After(deadline) {
+			t.Fatal("the agent did not come back")
+		}
+	}
+	want("back", 200, 200, "")
 }
 
 // nowhere is a configuration that leads to no API server.
@@ -270,13 +326,13 @@ func TestTheRedirectIsReported(t *testing.T) {
 	go func() { ended <- Run(ctx, options) }()
 	<-open
 	h := <-hooks
-	if got := probe(t, probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "rules: not in place yet") {
+	if got := probe(t, probes, "/readyz"); got.status != 503 || !strings.Contains(got.body, "[-]rules failed: not in place yet") {
 		t.Errorf("before: %d %s", got.status, got.body)
 	}
 	h.ready()
 	h.changed(redirect.Change{Rules: true, Reason: "a rule is gone"})
 	h.failed(errors.New("netlink is silent"))
-	if got := probe(t, probes, "/readyz"); !strings.Contains(got.body, "rules: ok") {
+	if got := probe(t, probes, "/readyz"); !strings.Contains(got.body, "[+]rules ok") {
 		t.Errorf("after: %s", got.body)
 	}
 	if got := probe(t, metrics, "/metrics"); !strings.Contains(got.body, "nmi_redirect_repairs_total 1\n") {
@@ -321,90 +377,11 @@ func TestExecute(t *testing.T) {
 	}
 }
 
-func TestOptions(t *testing.T) {
-	t.Setenv("FORCENAMESPACED", "true")
-	t.Setenv("KUBECONFIG", filepath.Join(os.TempDir(), "k"))
-	fromEnvironment := NewOptions()
-	if !fromEnvironment.Namespaced || fromEnvironment.Kubeconfig == "" {
-		t.Errorf("the environment is not read: %+v", fromEnvironment)
+func TestMetadataThatCanBeListed(t *testing.T) {
+	if _, err := testOptions(t, "--allowed-metadata=attested,scheduledevents").config(); err != nil {
+		t.Error(err)
 	}
-	for name, test := range map[string]struct {
-		flags []string
-		check func(config) bool
-		words string
-	}{
-		"defaults": {nil, func(c config) bool {
-			return c.wait == 4*time.Second && c.ruleInterval == time.Minute && c.metadata == c.upstream && c.metadata.String() == "169.254.169.254:80"
-		}, ""},
-		"metadata address everywhere":  {[]string{"--metadata-ip=10.0.0.1", "--metadata-port=81"}, func(c config) bool { return c.metadata.String() == "10.0.0.1:81" && c.upstream == c.metadata }, ""},
-		"all addresses":                {[]string{"--nmi-listen-address=0.0.0.0"}, func(c config) bool { return c.api == "0.0.0.0:0" && c.listener.Addr().IsLoopback() }, ""},
-		"any spelling of the mode":     {[]string{"--operation-mode=Managed"}, func(c config) bool { return c.managed }, ""},
-		"its own wait":                 {[]string{"--assignment-wait=9s"}, func(c config) bool { return c.wait == 9*time.Second }, ""},
-		"the contract's wait":          {[]string{"--retry-attempts-for-created=1", "--retry-attempts-for-assigned=1", "--find-identity-retry-interval=1"}, func(c config) bool { return c.wait == 2*time.Second }, ""},
-		"one of the contract's three":  {[]string{"--find-identity-retry-interval=1"}, func(c config) bool { return c.wait == 20*time.Second }, ""},
-		"a wait without end":           {[]string{"--find-identity-retry-interval=60"}, nil, "--assignment-wait"},
-		"a wait before its beginning":  {[]string{"--assignment-wait=-1s"}, nil, "--assignment-wait"},
-		"an interval of nothing":       {[]string{"--ipt-update-interval-sec=0"}, nil, "--ipt-update-interval-sec"},
-		"a port that is none":          {[]string{"--nmi-port=http"}, nil, "--nmi-port"},
-		"a port too far":               {[]string{"--prometheus-port=70000"}, nil, "--prometheus-port"},
-		"an address that is none":      {[]string{"--metadata-ip=imds"}, nil, "--metadata-ip"},
-		"an address of another family": {[]string{"--nmi-listen-address=::1"}, nil, "IPv4"},
-		"an upstream without a port":   {[]string{"--metadata-upstream=10.0.0.1"}, nil, "--metadata-upstream"},
-		"the known clouds": {nil, func(c config) bool {
-			return finds(c, "https://login.microsoftonline.us/") && !finds(c, "https://adfs.local/")
-		}, ""},
-		"authorities of one's own": {[]string{"--authority-hosts=adfs.local,login.microsoftonline.us"}, func(c config) bool {
-			return finds(c, "https://adfs.local/") && !finds(c, "https://login.microsoftonline.com/")
-		}, ""},
-		"an authority by http":      {[]string{"--authority-hosts=http://adfs.local"}, nil, "--authority-hosts"},
-		"no authority":              {[]string{"--authority-hosts=,"}, nil, "--authority-hosts"},
-		"a Secret for ever":         {[]string{"--secret-max-age=24h"}, nil, "--secret-max-age"},
-		"a Secret for no time":      {[]string{"--secret-max-age=0s"}, nil, "--secret-max-age"},
-		"metadata that is none":     {[]string{"--allowed-metadata=identity"}, nil, "attested, scheduledevents"},
-		"metadata that is some":     {[]string{"--allowed-metadata=attested,scheduledevents"}, func(config) bool { return true }, ""},
-		"a pod":                     {[]string{"--pod=default/nmi-1"}, func(c config) bool { return c.pod == identity.Key{Namespace: "default", Name: "nmi-1"} }, ""},
-		"a pod without a namespace": {[]string{"--pod=nmi-1"}, nil, "--pod"},
-		"a pod without a name":      {[]string{"--pod=default/"}, nil, "--pod"},
-		"asking itself":             {[]string{"--metadata-ip=127.0.0.1", "--metadata-port=0"}, nil, "never leave the agent"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := testOptions(t, test.flags...).config()
-			switch {
-			case test.check == nil && (err == nil || !strings.Contains(err.Error(), test.words)):
-				t.Errorf("got %v, want words of %q", err, test.words)
-			case test.check != nil && (err != nil || !test.check(got)):
-				t.Errorf("got %+v, %v", got, err)
-			}
-		})
-	}
-}
-
-func finds(c config, endpoint string) bool {
-	_, err := c.authorities.Find(endpoint)
-	return err == nil
-}
-
-// A cloud of one's own is allowed beside the known ones.
-func TestTheCustomCloudsAuthority(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "cloud.json")
-	if err := os.WriteFile(file, []byte(`{"activeDirectoryEndpoint":"https://adfs.local.azurestack.external/adfs/"}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("AZURE_ENVIRONMENT_FILEPATH", file)
-	c, err := testOptions(t).config()
-	if err != nil || !finds(c, "https://adfs.local.azurestack.external/adfs") || !finds(c, "") {
-		t.Errorf("got %+v, %v", c.authorities, err)
-	}
-	t.Setenv("AZURE_ENVIRONMENT_FILEPATH", file+"x")
-	if _, err := testOptions(t).config(); err == nil || !strings.Contains(err.Error(), "AZURE_ENVIRONMENT_FILEPATH") {
-		t.Errorf("without the file: %v", err)
-	}
-}
-
-func TestFlagsWithoutAnEffectAreTakenAndNamed(t *testing.T) {
-	options := testOptions(t, "--MICNamespace=x", "--enableProfile", "--kubelet-config=/etc/default/kubelet", "--allow-network-plugin-kubenet=true", "-v", "3", "--logtostderr", "--stderrthreshold=2")
-	got := strings.Join(options.Ignored(), " ")
-	if got != "--MICNamespace --kubelet-config --stderrthreshold --enableProfile --allow-network-plugin-kubenet --logtostderr" || options.Log.Verbosity != 3 {
-		t.Errorf("got %s", got)
+	if _, err := testOptions(t, "--allowed-metadata=identity").config(); err == nil || !strings.Contains(err.Error(), "attested, scheduledevents") {
+		t.Errorf("got %v", err)
 	}
 }

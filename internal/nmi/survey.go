@@ -54,7 +54,7 @@ func (r *runner) survey(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	ticker := time.NewTicker(r.config.ruleInterval)
+	ticker := time.NewTicker(r.config.RuleInterval)
 	defer ticker.Stop()
 	var before survey
 	for {
@@ -91,6 +91,6 @@ func (r *runner) tell(before, now survey) {
 		}
 	}
 	if now.noIPv4 && !before.noIPv4 {
-		r.log.Warn("the node has no IPv4 address: pods without one get no tokens, since the metadata service speaks IPv4 alone", "metadata", r.config.metadata.String())
+		r.log.Warn("the node has no IPv4 address: pods without one get no tokens, since the metadata service speaks IPv4 alone", "metadata", r.config.Metadata.String())
 	}
 }

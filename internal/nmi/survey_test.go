@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/options"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/predecessor"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
@@ -32,7 +33,7 @@ func TestSurveysAreTold(t *testing.T) {
 		}
 		log := &lines{}
 		r := &runner{
-			config: config{ruleInterval: time.Minute}, kept: make(chan struct{}), redirect: &fakeRedirect{surveys: surveys},
+			config: options.Config{RuleInterval: time.Minute}, kept: make(chan struct{}), redirect: &fakeRedirect{surveys: surveys},
 			log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 				if a.Key != slog.MessageKey {
 					return slog.Attr{}

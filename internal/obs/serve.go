@@ -10,8 +10,8 @@ import (
 )
 
 // Serve answers with handler on the listener until ctx ends, then lets requests
-// in flight finish for up to drain. It returns nil after a clean end. Timeouts
-// are set, so that a slow client holds no connection for ever.
+// in flight finish for up to drain, and cuts off the rest. It returns nil after a
+// clean end. Timeouts are set, so that a slow client holds no connection for ever.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, drain time.Duration) error {
 	server := &http.Server{
 		Handler:           handler,
@@ -25,7 +25,11 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler, dra
 		<-ctx.Done()
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 		defer cancel()
-		done <- server.Shutdown(stop)
+		err := server.Shutdown(stop)
+		if err != nil {
+			_ = server.Close() // what is left is cut off, which the error says
+		}
+		done <- err
 	}()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving on %s: %w", listener.Addr(), err)

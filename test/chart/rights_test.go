@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,9 +38,14 @@ func (c cluster) account(component string) *rest.Config {
 // authorize makes the rendered roles and bindings real, until the test ends.
 func (c cluster) authorize(t *testing.T, r rendering) {
 	t.Helper()
+	c.install(t, r, "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+}
+
+// install makes the rendered objects of some kinds real, until the test ends.
+func (c cluster) install(t *testing.T, r rendering, kinds ...string) {
+	t.Helper()
 	for _, object := range r {
-		switch object.GetKind() {
-		case "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding":
+		if slices.Contains(kinds, object.GetKind()) {
 			if err := c.kube.Create(t.Context(), object.DeepCopy()); err != nil {
 				t.Fatal(err)
 			}

@@ -46,6 +46,8 @@ func accepted() map[string][]string {
 	return map[string][]string{
 		"the defaults":       nil,
 		"managed":            {`operationMode="managed"`},
+		"a startup taint":    {`startupTaintKey="example.com/agent"`},
+		"managed, with one":  {`startupTaintKey="aadpodidentity.k8s.io/agent-not-ready"`, `operationMode="managed"`, `nmi.maxCacheStaleness="1h"`},
 		"namespaced":         {`forceNamespaced=true`, `installMICException=true`},
 		"the tutorial's":     {`nmi.allowNetworkPluginKubenet=true`},
 		"a tag with digest":  {`mic.tag="latest@` + digest + `"`, `nmi.tag="latest"`},

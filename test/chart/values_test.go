@@ -75,6 +75,9 @@ func effects() map[string]effect {
 		"customUserAgent": {set: `"a, \"b\""`, got: func(r rendering) any {
 			return [2]any{r.flag("mic", "custom-user-agent"), r.flag("nmi", "custom-user-agent")}
 		}, want: [2]any{`a, "b"`, `a, "b"`}},
+		"startupTaintKey": {set: `"example.com/agent"`, got: func(r rendering) any {
+			return []any{r.flag("mic", "startup-taint-key"), r.flag("nmi", "startup-taint-key"), r.workload("mic").Spec.Tolerations, r.names("ValidatingAdmissionPolicy"), r.names("ValidatingAdmissionPolicyBinding")}
+		}, want: []any{"example.com/agent", nil, []corev1.Toleration{{Key: "example.com/agent", Operator: corev1.TolerationOpExists}}, []string{"/aad-pod-identity-startup-taint"}, []string{"/aad-pod-identity-startup-taint"}}},
 
 		"rbac.enabled": {set: `false`, got: names("ServiceAccount"), want: "[]"},
 		"rbac.allowAccessToSecrets": {set: `"false"`, got: func(r rendering) any {
@@ -199,8 +202,12 @@ func ofNMI(out map[string]effect) {
 		"imdsTokenRate":                      {set: `"10"`, got: flagOf("nmi", "imds-token-rate"), want: "10"},
 		"imdsTokenConcurrency":               {set: `"3"`, got: flagOf("nmi", "imds-token-concurrency"), want: "3"},
 		"auditRepeatInterval":                {set: `"1m"`, got: flagOf("nmi", "audit-repeat-interval"), want: "1m"},
-		"secretMaxAge":                       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
-		"trustedCAConfigMap":                 {set: `"roots"`, got: trustedRoots("nmi"), want: true},
+		"extraEnv": {set: `[{"name":"OTEL_EXPORTER_OTLP_ENDPOINT","value":"http://collector:4318"}]`, got: func(r rendering) any {
+			return r.variable("nmi", "OTEL_EXPORTER_OTLP_ENDPOINT")
+		}, want: "http://collector:4318"},
+		"maxCacheStaleness":  {set: `"1h"`, got: flagOf("nmi", "max-cache-staleness"), want: "1h"},
+		"secretMaxAge":       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
+		"trustedCAConfigMap": {set: `"roots"`, got: trustedRoots("nmi"), want: true},
 	} {
 		out["nmi."+path] = e
 	}

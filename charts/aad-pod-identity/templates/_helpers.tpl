@@ -78,7 +78,11 @@ priorityClassName: {{ . | quote }}
 {{- with .component.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .component.tolerations }}
+{{- $tolerations := .component.tolerations | default list }}
+{{- with .root.Values.startupTaintKey }}
+{{- $tolerations = append $tolerations (dict "key" . "operator" "Exists") }}
+{{- end }}
+{{- with $tolerations }}
 tolerations: {{- toYaml . | nindent 0 }}
 {{- end }}
 {{- with .component.affinity }}

@@ -159,6 +159,36 @@ func TestHashedNamesDiffer(t *testing.T) {
 	}
 }
 
+// TestNamesOfAssignments: those of AAD Pod Identity could mean two pods, be too
+// long for Kubernetes, and name a node in a label that cannot hold it.
+func TestNamesOfAssignments(t *testing.T) {
+	long := strings.Repeat("x", 250)
+	t.Run("21 assignments of different pods and identities have different names", func(t *testing.T) {
+		taken := map[string]identity.Key{}
+		for _, key := range []identity.Key{{Namespace: "c", Name: "a-b"}, {Namespace: "b-c", Name: "a"}, {Namespace: "b-c", Name: long}, {Namespace: "c", Name: long}} {
+			for _, node := range []string{"node-0", long} {
+				s := snapshot(grant(t, nil))
+				s.Pod, s.Node = key, node
+				s.Taken = func(_, name string) bool { other, ok := taken[name]; return ok && other != key }
+				created := assignment.Compute(s).Create[0]
+				if other, ok := taken[created.Name]; ok && other != key {
+					t.Errorf("%s is the name for %s and for %s", created.Name, other, key)
+				}
+				taken[created.Name] = key
+				if errs := validation.IsDNS1123Subdomain(created.Name); errs != nil {
+					t.Errorf("name %s: %v", created.Name, errs)
+				}
+				if errs := validation.IsValidLabelValue(created.Labels[v1.NodeNameLabel]); errs != nil || created.Spec.NodeName != node {
+					t.Errorf("label %q of node %s: %v", created.Labels[v1.NodeNameLabel], created.Spec.NodeName, errs)
+				}
+			}
+		}
+		if len(taken) != 4 {
+			t.Errorf("%d names for 4 pods", len(taken))
+		}
+	})
+}
+
 func TestComputeUpdates(t *testing.T) {
 	other := strings.Replace(resourceID, "Demo", "Other", 1)
 	for name, test := range map[string]struct {

@@ -61,11 +61,12 @@ func scheduled(pod *corev1.Pod) []corev1.PodCondition {
 	return nil
 }
 
-// trimNode keeps what leads to the node's virtual machine or scale set.
+// trimNode keeps what leads to the node's virtual machine or scale set, and its
+// taints, of which one may be the startup taint.
 func trimNode(node *corev1.Node) *corev1.Node {
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion},
-		Spec:       corev1.NodeSpec{ProviderID: node.Spec.ProviderID},
+		Spec:       corev1.NodeSpec{ProviderID: node.Spec.ProviderID, Taints: node.Spec.Taints},
 	}
 }
 

@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -17,8 +18,9 @@ const probeTimeout = 3 * time.Second
 type Health struct {
 	// Rules reads the redirect's rules back.
 	Rules func(context.Context) error
-	// Unsynced names what has not been read from the API server yet.
-	Unsynced func() []string
+	// Unsynced names what has not been read from the API server yet, Stale what
+	// it has said nothing of for longer than is allowed.
+	Unsynced, Stale func() []string
 
 	Kept      atomic.Bool // the rules have been in place once
 	Listening atomic.Bool // pods' requests are answered
@@ -31,76 +33,119 @@ type check struct {
 	err  error
 }
 
+// The subsystems.
+const (
+	checkRules    = "rules"
+	checkCaches   = "caches"
+	checkListener = "listener"
+	checkShutdown = "shutdown"
+)
+
+// Ready returns nil if pods are served and cannot get past the agent.
+func (h *Health) Ready(ctx context.Context) error {
+	var failures []error
+	for _, c := range h.checks(ctx) {
+		if c.err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", c.name, c.err))
+		}
+	}
+	return errors.Join(failures...)
+}
+
 func (h *Health) checks(ctx context.Context) []check {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	out := []check{{name: "rules", err: h.rulesState(ctx)}, {name: "caches"}, {name: "listener"}}
-	if missing := h.Unsynced(); len(missing) > 0 {
-		slices.Sort(missing)
-		out[1].err = fmt.Errorf("waiting for the API server to send %s", strings.Join(missing, ", "))
+	out := []check{{checkRules, h.rulesState(ctx)}, {checkCaches, h.cachesState()}, {name: checkListener}, {name: checkShutdown}}
+	if !h.Listening.Load() {
+		out[2].err = errors.New("not open yet")
 	}
-	switch {
-	case h.Stopping.Load():
-		out[2].err = fmt.Errorf("the agent is ending")
-	case !h.Listening.Load():
-		out[2].err = fmt.Errorf("not open yet")
+	if h.Stopping.Load() {
+		out[3].err = errors.New("the agent is ending")
 	}
 	return out
 }
 
 func (h *Health) rulesState(ctx context.Context) error {
 	if !h.Kept.Load() {
-		return fmt.Errorf("not in place yet")
+		return errors.New("not in place yet")
 	}
 	return h.Rules(ctx)
 }
 
+func (h *Health) cachesState() error {
+	if missing := h.Unsynced(); len(missing) > 0 {
+		slices.Sort(missing)
+		return fmt.Errorf("waiting for the API server to send %s", strings.Join(missing, ", "))
+	}
+	if stale := h.Stale(); len(stale) > 0 {
+		return fmt.Errorf("the API server has said nothing for longer than --max-cache-staleness of %s", strings.Join(stale, ", "))
+	}
+	return nil
+}
+
 // Handler serves /healthz and /readyz.
 //
-// /readyz is 200 if pods are served and cannot get past the agent, else 503, and
-// says so of each subsystem. /healthz asks for a restart, with 503, only where
+// /readyz is 200 if pods are served and cannot get past the agent, else 503 with
+// a line for each subsystem. /healthz asks for a restart, with 503, only where
 // one might help: the rules were in place and are not. Waiting for the API server
-// is no reason. Its body says Active or Not Active, as it always has.
+// is no reason. Its body says Active or Not Active, as it always has. Both say
+// all lines with the parameter verbose, as Kubernetes' own probes do.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		checks := h.checks(r.Context())
-		var body strings.Builder
-		for _, c := range checks {
-			state := "ok"
-			if c.err != nil {
-				state = c.err.Error()
-			}
-			fmt.Fprintf(&body, "%s: %s\n", c.name, state)
+		well := !failing(checks)
+		if well && !r.URL.Query().Has("verbose") {
+			reply(w, true, "ok")
+			return
 		}
-		reply(w, status(!failing(checks)), body.String())
+		reply(w, well, lines("readyz", checks, well))
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		checks := h.checks(r.Context())
+		lost := h.Kept.Load() && checks[0].err != nil
 		switch {
-		case !failing(checks):
-			reply(w, http.StatusOK, "Active")
-		case h.Kept.Load() && checks[0].err != nil:
-			reply(w, http.StatusServiceUnavailable, "Not Active: rules: "+checks[0].err.Error())
+		case r.URL.Query().Has("verbose"):
+			reply(w, !lost, lines("healthz", checks, !lost))
+		case lost:
+			reply(w, false, "Not Active: rules: "+checks[0].err.Error())
+		case failing(checks):
+			reply(w, true, "Not Active")
 		default:
-			reply(w, http.StatusOK, "Not Active")
+			reply(w, true, "Active")
 		}
 	})
 	return mux
+}
+
+// lines say how each subsystem is, and what that makes of the probe. A subsystem
+// that is not well need not fail /healthz.
+func lines(probe string, checks []check, well bool) string {
+	var out strings.Builder
+	for _, c := range checks {
+		if c.err == nil {
+			fmt.Fprintf(&out, "[+]%s ok\n", c.name)
+			continue
+		}
+		fmt.Fprintf(&out, "[-]%s failed: %s\n", c.name, strings.ReplaceAll(c.err.Error(), "\n", "; "))
+	}
+	verdict := "passed"
+	if !well {
+		verdict = "failed"
+	}
+	fmt.Fprintf(&out, "%s check %s\n", probe, verdict)
+	return out.String()
 }
 
 func failing(checks []check) bool {
 	return slices.ContainsFunc(checks, func(c check) bool { return c.err != nil })
 }
 
-func status(well bool) int {
-	if well {
-		return http.StatusOK
+func reply(w http.ResponseWriter, well bool, body string) {
+	status := http.StatusOK
+	if !well {
+		status = http.StatusServiceUnavailable
 	}
-	return http.StatusServiceUnavailable
-}
-
-func reply(w http.ResponseWriter, status int, body string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(body)) // a prober that left asks again

@@ -25,6 +25,7 @@ const maxResources = 50
 // The values that dashboards know of the label operation_type. That of service
 // principals is among those of the metadata service, which has no part in it.
 const (
+	systemIdentityOperation   = "adal_token_msi"
 	managedIdentityOperation  = "adal_token_msi_userassignedid"
 	servicePrincipalOperation = "adal_token"
 	findPodOperation          = "get_pod_list"
@@ -45,13 +46,15 @@ type Metrics struct {
 	limited      *prometheus.CounterVec
 	upstream     *prometheus.HistogramVec
 	repairs      prometheus.Counter
+	auditDropped prometheus.Counter
 
 	mu        sync.Mutex // protects all following fields
 	resources map[string]bool
 }
 
-// NewMetrics returns metrics in a registry of their own.
-func NewMetrics() *Metrics {
+// NewMetrics returns metrics of a program of this version, in a registry of their
+// own.
+func NewMetrics(version string) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		operations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -78,15 +81,22 @@ func NewMetrics() *Metrics {
 			Name: "nmi_limited_total", Help: "Requests and connections of pods that met a limit of the agent, by the limit.",
 		}, []string{"limit"}),
 		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "nmi_upstream_duration_seconds", Help: "Time of token requests to the metadata service and to Entra, by how they went.",
+			Name: "nmi_upstream_duration_seconds", Help: "Time of requests to the metadata service and to Entra, by how they went.",
 			Buckets: prometheus.DefBuckets,
 		}, []string{"upstream", "code"}),
 		repairs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nmi_redirect_repairs_total", Help: "How often the redirect's rules had to be put back.",
 		}),
+		auditDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nmi_audit_dropped_total", Help: "Decisions that the log was too slow for, and has no line of.",
+		}),
 		resources: map[string]bool{},
 	}
-	m.registry.MustRegister(m.operations, m.imdsDuration, m.imdsErrors, m.apiErrors, m.decisions, m.cache, m.limited, m.upstream, m.repairs,
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "nmi_build_info", Help: "Always 1; the label says the program's version.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	info.Set(1)
+	m.registry.MustRegister(info, m.operations, m.imdsDuration, m.imdsErrors, m.apiErrors, m.decisions, m.cache, m.limited, m.upstream, m.repairs, m.auditDropped,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -142,6 +152,64 @@ func (m *Metrics) AskedIMDS(code string, took time.Duration) {
 	m.asked("imds", managedIdentityOperation, code, took)
 }
 
+// Forwarded counts one request that the metadata service was asked in a pod's
+// place, by its answer's status, 0 if there was none. One for a token that names
+// no identity is, to dashboards, one for the node's own.
+func (m *Metrics) Forwarded(route audit.Route, named bool, status int, took time.Duration) {
+	code := codeOf(status)
+	switch {
+	case route != audit.RouteToken:
+		m.upstream.WithLabelValues("imds_metadata", code).Observe(took.Seconds())
+	case named:
+		m.asked("imds", managedIdentityOperation, code, took)
+	default:
+		m.asked("imds", systemIdentityOperation, code, took)
+	}
+}
+
+// codeOf says in the words of the sources what a status of the metadata service
+// means; 0 is no answer.
+func codeOf(status int) string {
+	switch {
+	case status == http.StatusTooManyRequests:
+		return "throttled"
+	case status == http.StatusGone:
+		return "updating"
+	case status == 0, status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
+		return "unavailable"
+	case status >= http.StatusBadRequest:
+		return "refused"
+	}
+	return "ok"
+}
+
+// WatchAges shows for how long the API server has said nothing of each kind. It is
+// called once.
+func (m *Metrics) WatchAges(ages func() map[string]time.Duration) {
+	m.registry.MustRegister(watchAges{ages})
+}
+
+// watchAges are asked when they are scraped.
+type watchAges struct {
+	ages func() map[string]time.Duration
+}
+
+var _ prometheus.Collector = watchAges{}
+
+func watchAge() *prometheus.Desc {
+	return prometheus.NewDesc("nmi_watch_age_seconds", "For how long the API server has said nothing of a kind; a quiet watch has a bookmark about every minute.", []string{"kind"}, nil)
+}
+
+// Describe names the metric.
+func (watchAges) Describe(out chan<- *prometheus.Desc) { out <- watchAge() }
+
+// Collect reads the ages.
+func (w watchAges) Collect(out chan<- prometheus.Metric) {
+	for kind, age := range w.ages() {
+		out <- prometheus.MustNewConstMetric(watchAge(), prometheus.GaugeValue, age.Seconds(), kind)
+	}
+}
+
 // AskedEntra counts one token request to Entra.
 func (m *Metrics) AskedEntra(code string, took time.Duration) {
 	m.asked("entra", servicePrincipalOperation, code, took)
@@ -182,3 +250,6 @@ func (m *Metrics) Waiting(upstream string, count func() int) {
 
 // Repaired counts one repair of the redirect.
 func (m *Metrics) Repaired() { m.repairs.Inc() }
+
+// AuditDropped counts one decision that the log has no line of.
+func (m *Metrics) AuditDropped() { m.auditDropped.Inc() }

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/test/metricdoc"
 )
 
 func TestAWarningIsNotRepeatedForAWhile(t *testing.T) {
@@ -60,7 +61,7 @@ func scrape(m *Metrics) string {
 }
 
 func TestCallersDoNotChooseLabels(t *testing.T) {
-	m := NewMetrics()
+	m := NewMetrics("v1.2.3")
 	for i := range 1000 {
 		m.Decided(&audit.Record{Route: audit.RouteToken, Resource: fmt.Sprint("refused-", i), Reason: v1.ReasonUpstreamRefused, Status: 400})
 		m.Decided(&audit.Record{Route: audit.RouteToken, Resource: fmt.Sprint("issued-", i), Reason: v1.ReasonIssued, Status: 200})
@@ -80,7 +81,7 @@ func TestCallersDoNotChooseLabels(t *testing.T) {
 
 // The contract's series, by the names and values that its dashboards know.
 func TestTheContractsMetrics(t *testing.T) {
-	m := NewMetrics()
+	m := NewMetrics("v1.2.3")
 	m.Decided(&audit.Record{Route: audit.RouteToken, Pod: identity.Key{Namespace: "ns", Name: "p"}, Resource: "r", Reason: v1.ReasonIssued, Status: 200})
 	m.Decided(&audit.Record{Route: audit.RouteHost, Pod: identity.Key{Namespace: "ns", Name: "p"}, Resource: "r", Reason: v1.ReasonIssued, Status: 200})
 	m.Decided(&audit.Record{Route: audit.RouteToken, Reason: v1.ReasonCallerUnknown, Status: 404})
@@ -112,5 +113,63 @@ func TestTheContractsMetrics(t *testing.T) {
 		if got := strings.Count(text, name+"_bucket{") - strings.Count(text, name+`_bucket{le="+Inf"`); got < buckets {
 			t.Errorf("%s has %d buckets", name, got)
 		}
+	}
+}
+
+// all are the agent's metrics, each with a series.
+func all() *Metrics {
+	m := NewMetrics("v1.2.3")
+	m.Decided(&audit.Record{Route: audit.RouteToken, Reason: v1.ReasonIssued, Status: 200})
+	m.AskedIMDS("refused", time.Second)
+	m.AskedIMDS("ok", time.Second)
+	m.APIFailed("get_secret")
+	m.Cached("hit")
+	m.Limited("pod_rate")
+	m.Waiting("entra", func() int { return 1 })
+	m.WatchAges(func() map[string]time.Duration { return map[string]time.Duration{"pods": time.Minute} })
+	return m
+}
+
+func TestMetricsDocument(t *testing.T) {
+	metricdoc.Compare(t, "NMI", all().Handler(), "nmi_", "aadpodidentity_")
+}
+
+func TestHowLongTheAPIServerHasSaidNothingIsShown(t *testing.T) {
+	if text := scrape(all()); !strings.Contains(text, `nmi_watch_age_seconds{kind="pods"} 60`+"\n") {
+		t.Errorf("got %s", text)
+	}
+}
+
+func TestForwardedRequestsAreCounted(t *testing.T) {
+	for name, test := range map[string]struct {
+		route  audit.Route
+		named  bool
+		status int
+		want   []string
+	}{
+		"a token of the node's own": {audit.RouteToken, false, 200, []string{`aadpodidentity_imds_operations_duration_seconds_count{operation_type="adal_token_msi"} 1`, `nmi_upstream_duration_seconds_count{code="ok",upstream="imds"} 1`}},
+		"a token of an identity":    {audit.RouteToken, true, 200, []string{`aadpodidentity_imds_operations_duration_seconds_count{operation_type="adal_token_msi_userassignedid"} 1`}},
+		"a token that is refused":   {audit.RouteToken, false, 400, []string{`aadpodidentity_imds_operations_errors_count{operation_type="adal_token_msi"} 1`, `nmi_upstream_duration_seconds_count{code="refused",upstream="imds"} 1`}},
+		"no answer":                 {audit.RouteToken, true, 0, []string{`aadpodidentity_imds_operations_errors_count{operation_type="adal_token_msi_userassignedid"} 1`, `nmi_upstream_duration_seconds_count{code="unavailable",upstream="imds"} 1`}},
+		"too many":                  {audit.RouteToken, true, 429, []string{`nmi_upstream_duration_seconds_count{code="throttled",upstream="imds"} 1`}},
+		"an update":                 {audit.RouteToken, true, 410, []string{`nmi_upstream_duration_seconds_count{code="updating",upstream="imds"} 1`}},
+		"a mistake of the service":  {audit.RouteToken, true, 500, []string{`nmi_upstream_duration_seconds_count{code="unavailable",upstream="imds"} 1`}},
+		"instance metadata":         {audit.RouteInstance, false, 200, []string{`nmi_upstream_duration_seconds_count{code="ok",upstream="imds_metadata"} 1`}},
+		"other metadata, not there": {audit.RouteOther, false, 404, []string{`nmi_upstream_duration_seconds_count{code="refused",upstream="imds_metadata"} 1`}},
+		"other metadata, too slow":  {audit.RouteOther, false, 408, []string{`nmi_upstream_duration_seconds_count{code="unavailable",upstream="imds_metadata"} 1`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := NewMetrics("v1.2.3")
+			m.Forwarded(test.route, test.named, test.status, time.Second)
+			text := scrape(m)
+			for _, line := range test.want {
+				if !strings.Contains(text, line+"\n") {
+					t.Errorf("metrics lack %s", line)
+				}
+			}
+			if test.route != audit.RouteToken && strings.Contains(text, "aadpodidentity_imds") {
+				t.Error("what is no token counts as one")
+			}
+		})
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -52,7 +54,11 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, re
 	if err != nil {
 		return err
 	}
+	start := s.options.Now()
+	_, span := tracing.Child(ctx, "forward")
 	answer, err := s.options.Transport.RoundTrip(out)
+	span.End()
+	s.options.Forwarded(forwarded(record.Route, out.URL, answer, s.options.Now().Sub(start)))
 	if err != nil {
 		leave(false, 0)
 		return unavailable(err)
@@ -62,6 +68,16 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, re
 		leave(answer.StatusCode == http.StatusTooManyRequests, imds.RetryAfter(answer.Header))
 	}()
 	return pass(w, answer)
+}
+
+// forwarded describes a request and its answer, which is nil if there was none.
+func forwarded(route audit.Route, target *url.URL, answer *http.Response, took time.Duration) Forwarded {
+	query := target.Query()
+	out := Forwarded{Route: route, Took: took, Named: slices.ContainsFunc([]string{"client_id", "object_id", "msi_res_id", "mi_res_id"}, query.Has)}
+	if answer != nil {
+		out.Status = answer.StatusCode
+	}
+	return out
 }
 
 func unavailable(err error) error {

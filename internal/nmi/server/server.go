@@ -20,6 +20,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
@@ -79,10 +80,25 @@ type Options struct {
 	RetryAfter bool
 	// Timeout bounds one request; 30 seconds if zero.
 	Timeout time.Duration
+	// Forwarded is told how the real service answered what was forwarded to it;
+	// nil tells nobody.
+	Forwarded func(Forwarded)
 	// Done is told every decision; nil tells nobody.
 	Done func(context.Context, *audit.Record)
+	// Tracer makes spans of requests; nil makes none.
+	Tracer *tracing.Tracer
 	// Now is the clock; nil is the real one.
 	Now func() time.Time
+}
+
+// Forwarded is one request that the real service was asked in a caller's place.
+type Forwarded struct {
+	Route audit.Route
+	// Named says that a token request names an identity.
+	Named bool
+	// Status is the answer's; zero if there was none.
+	Status int
+	Took   time.Duration
 }
 
 // Server is the handler. Use [New].
@@ -104,6 +120,9 @@ func New(options Options) *Server {
 	}
 	if options.Done == nil {
 		options.Done = func(context.Context, *audit.Record) {}
+	}
+	if options.Forwarded == nil {
+		options.Forwarded = func(Forwarded) {}
 	}
 	if options.Limits == nil {
 		options.Limits = unlimited{}
@@ -133,16 +152,19 @@ func (open) Enter(context.Context, *audit.Record) (func(bool, time.Duration), er
 // InternalError.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := s.options.Now()
+	ctx, span := s.options.Tracer.Server(r.Context(), "request")
 	e := &serving{
 		response: response{ResponseWriter: w}, record: audit.Record{Route: audit.RouteOther},
-		ctx: patience{Context: r.Context(), until: time.Now().Add(s.options.Timeout)},
+		ctx: patience{Context: ctx, until: time.Now().Add(s.options.Timeout)},
 	}
 	out, record := &e.response, &e.record
 	limit(w, e.ctx.until)
 	defer func() { //nolint:contextcheck // the request's context, with a limit
-		record.Status, record.Took = out.status, s.options.Now().Sub(start)
+		record.At, record.Status = s.options.Now(), out.status
+		record.Took = record.At.Sub(start)
 		s.options.Done(&e.ctx, record)
 		e.ctx.end()
+		trace(span, r.Method, record)
 	}()
 	err := s.guarded(out, r.WithContext(&e.ctx), record) //nolint:contextcheck // the request's context, with a limit
 	if err == nil {

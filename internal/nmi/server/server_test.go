@@ -295,6 +295,7 @@ func TestEveryReasonHasItsStatus(t *testing.T) {
 		v1.ReasonUpstreamUnavailable:     {503, 503, "1"},
 		v1.ReasonCallerAmbiguous:         {503, 503, "1"},
 		v1.ReasonNotReady:                {503, 503, "5"},
+		v1.ReasonStale:                   {503, 503, "5"},
 		v1.ReasonInternalError:           {500, 500, ""},
 	} {
 		t.Run(string(reason), func(t *testing.T) {
@@ -345,6 +346,35 @@ func TestMistakesStayInside(t *testing.T) {
 			}
 			if got := b.last(); got.Reason != v1.ReasonInternalError || got.Err == nil || !strings.Contains(got.Err.Error(), "secret detail") {
 				t.Errorf("recorded %+v", got)
+			}
+		})
+	}
+}
+
+func TestWhatIsForwardedIsTold(t *testing.T) {
+	for name, test := range map[string]struct {
+		from, request string
+		away          bool
+		want          []Forwarded
+	}{
+		"a token request that names nothing":    {exceptedPod, get("/metadata/identity/oauth2/token?resource=r"), false, []Forwarded{{Route: audit.RouteToken, Status: http.StatusTeapot}}},
+		"one that names an identity":            {exceptedPod, get("/metadata/identity/oauth2/token?resource=r&mi_res_id=i"), false, []Forwarded{{Route: audit.RouteToken, Named: true, Status: http.StatusTeapot}}},
+		"instance metadata":                     {plainPod, get("/metadata/instance"), false, []Forwarded{{Route: audit.RouteInstance, Status: http.StatusTeapot}}},
+		"where the service is away":             {plainPod, get("/metadata/instance"), true, []Forwarded{{Route: audit.RouteInstance}}},
+		"a token request that is not forwarded": {plainPod, get("/metadata/identity/oauth2/token?resource=r"), false, nil},
+		"a path that nobody is served":          {exceptedPod, get("/metadata/identity/info"), false, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []Forwarded
+			b := newBench(t, func(o *Options) {
+				o.Forwarded = func(f Forwarded) { got = append(got, f) }
+				if test.away {
+					o.Upstream = netip.MustParseAddrPort("127.0.0.1:1")
+				}
+			})
+			b.send(test.from, test.request)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
 			}
 		})
 	}

@@ -58,7 +58,7 @@ func answerTo(reason v1.Reason) answer {
 		return answer{status: http.StatusTooManyRequests, code: "too_many_requests", after: time.Second}
 	case v1.ReasonUpstreamUnavailable, v1.ReasonCallerAmbiguous:
 		return answer{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", after: time.Second}
-	case v1.ReasonNotReady:
+	case v1.ReasonNotReady, v1.ReasonStale:
 		return answer{status: http.StatusServiceUnavailable, code: "temporarily_unavailable", after: 5 * time.Second}
 	}
 	return answer{status: http.StatusInternalServerError, code: "server_error"}

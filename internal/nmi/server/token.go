@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -10,11 +11,19 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/audit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/tracing"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/refusal"
 )
 
 func notAllowed(method string) error {
 	return refusal.New(v1.ReasonMethodNotAllowed, "method %s is not served on this path", strconv.Quote(method))
+}
+
+// identify asks who calls.
+func (s *Server) identify(ctx context.Context, wait bool, record *audit.Record) (Caller, error) {
+	ctx, span := tracing.Child(ctx, "identify")
+	defer span.End()
+	return s.options.Agent.Identify(ctx, record.Remote, wait, record)
 }
 
 // token answers a token request. A pod with an exception speaks to the real
@@ -23,7 +32,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, record *audit.Rec
 	if r.Method != http.MethodGet {
 		return notAllowed(r.Method)
 	}
-	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, true, record)
+	caller, err := s.identify(r.Context(), true, record)
 	if err != nil {
 		return err
 	}
@@ -122,7 +131,7 @@ func (s *Server) other(w http.ResponseWriter, r *http.Request, to target, record
 	if to.kind == notServed || to.kind == instanceLike {
 		return refused
 	}
-	caller, err := s.options.Agent.Identify(r.Context(), record.Remote, to.kind != exceptional, record)
+	caller, err := s.identify(r.Context(), to.kind != exceptional, record)
 	excepted := err == nil && caller.Excepted()
 	switch {
 	case to.kind == exceptional && !excepted:

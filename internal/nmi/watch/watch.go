@@ -13,6 +13,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,11 @@ type Options struct {
 	// Pods is told of this node's pods, trimmed by PodTransform.
 	Pods         Pods
 	PodTransform cache.TransformFunc
+	// MaxStaleness is how long the API server may say nothing of a kind before
+	// [Store.Stale] names it; 0 is for ever.
+	MaxStaleness time.Duration
+	// Now is the clock; nil is the real one.
+	Now func() time.Time
 	// Log gets what goes wrong with the watches.
 	Log *slog.Logger
 }
@@ -55,7 +61,11 @@ type Store struct {
 	// synced holds, by the plural name of the kind, whether all that was there
 	// at the start has been seen.
 	synced map[string]cache.InformerSynced
-	log    *slog.Logger
+	// contacts are by the plural name, too.
+	contacts     map[string]*contact
+	maxStaleness time.Duration
+	now          func() time.Time
+	log          *slog.Logger
 }
 
 // New returns an empty store. It does not connect.
@@ -68,7 +78,13 @@ func New(config *rest.Config, options Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{changed: newSignal(), synced: map[string]cache.InformerSynced{}, log: options.Log}
+	s := &Store{
+		changed: newSignal(), synced: map[string]cache.InformerSynced{}, contacts: map[string]*contact{},
+		maxStaleness: options.MaxStaleness, now: options.Now, log: options.Log,
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
 	kinds := []kind{
 		{&s.identities, ours, "azureidentities", &v1.AzureIdentity{}, everything, trim, cache.Indexers{byClientID: clientIDs, byResourceID: resourceIDs}},
 		{&s.bindings, ours, "azureidentitybindings", &v1.AzureIdentityBinding{}, everything, trim, cache.Indexers{bySelector: selectors}},
@@ -111,7 +127,8 @@ func (o Options) assignedOnly() func(*metav1.ListOptions) {
 }
 
 func (s *Store) add(k kind) error {
-	lister := cache.NewFilteredListWatchFromClient(k.client, k.plural, metav1.NamespaceAll, k.narrow)
+	contact := &contact{now: s.now}
+	lister := contact.listen(cache.NewFilteredListWatchFromClient(k.client, k.plural, metav1.NamespaceAll, k.narrow))
 	informer := cache.NewSharedIndexInformer(lister, k.object, 0, k.indexers)
 	if err := informer.SetTransform(k.transform); err != nil {
 		return err
@@ -128,7 +145,7 @@ func (s *Store) add(k kind) error {
 	if err != nil {
 		return err
 	}
-	*k.into, s.synced[k.plural] = informer, registration.HasSynced
+	*k.into, s.synced[k.plural], s.contacts[k.plural] = informer, registration.HasSynced, contact
 	return nil
 }
 

@@ -1,26 +1,29 @@
-package nmi
+// Package options is what a user sets of the agent: its flags, their defaults,
+// and what they mean once they have been checked.
+//
+// It reads flags and the files that they name, and does nothing with them. What
+// the agent is made of it must not know.
+package options
 
 import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
-	"k8s.io/client-go/rest"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/entra"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/startuptaint"
 )
 
 // Options are what a user sets. Names and defaults of the flags are those of AAD
-// Pod Identity v1.8.17 where it had one. Use [NewOptions], then AddFlags.
+// Pod Identity v1.8.17 where it had one. Use [New], then AddFlags.
 type Options struct {
 	Node string
 	// Pod is the agent's own pod, NAMESPACE/NAME; empty if it is in none.
@@ -47,8 +50,8 @@ type Options struct {
 	// AuditEvery is how often the log says that a pod got a token that it had
 	// got before; zero says it each time.
 	AuditEvery time.Duration
-	Principals PrincipalOptions
-	Limits     LimitOptions
+	Principals Principals
+	Limits     Limits
 
 	// RuleIntervalSeconds is how often the redirect is looked at unasked.
 	RuleIntervalSeconds int
@@ -58,6 +61,12 @@ type Options struct {
 	RetriesForCreated    int
 	RetriesForAssigned   int
 	RetryIntervalSeconds int
+	// MaxStaleness is for how long pods are served from what was read when the
+	// API server says nothing any more; zero is for ever.
+	MaxStaleness time.Duration
+	// StartupTaintKey is the key of the taint that the agent takes from its node
+	// when it is ready; empty: none.
+	StartupTaintKey string
 
 	// Logger replaces the logger that Log describes; nil does not.
 	Logger *slog.Logger
@@ -66,13 +75,6 @@ type Options struct {
 
 	ignored []*pflag.Flag
 	flags   *pflag.FlagSet
-
-	// For tests: zero values are the real thing.
-	rest        *rest.Config
-	entra       http.RoundTripper
-	newRedirect func(redirect.Config) (redirector, error)
-	listening   func(api, probes, metrics netip.AddrPort)
-	synced      func()
 }
 
 // The default retries of the old agent, which count as soon as one of them is
@@ -92,9 +94,12 @@ const defaultAssignmentWait = 4 * time.Second
 // with one line over and over.
 const defaultAuditEvery = 10 * time.Second
 
-// NewOptions returns the defaults, with what the environment says: KUBECONFIG,
+// minStaleness is twice the time between the bookmarks of a quiet watch.
+const minStaleness = 2 * time.Minute
+
+// New returns the defaults, with what the environment says: KUBECONFIG,
 // FORCENAMESPACED and AZURE_ENVIRONMENT_FILEPATH, as they always were.
-func NewOptions() *Options {
+func New() *Options {
 	return &Options{
 		ListenAddress: "127.0.0.1", Port: "2579",
 		MetadataIP: "169.254.169.254", MetadataPort: "80",
@@ -111,7 +116,7 @@ func NewOptions() *Options {
 		RetryIntervalSeconds: contractRetryInterval,
 		Limits:               defaultLimits(),
 		AuditEvery:           defaultAuditEvery,
-		Principals:           PrincipalOptions{SecretMaxAge: time.Minute, EnvironmentFile: os.Getenv(entra.EnvironmentFileVariable)},
+		Principals:           Principals{SecretMaxAge: time.Minute, EnvironmentFile: os.Getenv(entra.EnvironmentFileVariable)},
 	}
 }
 
@@ -140,6 +145,8 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.RetriesForCreated, "retry-attempts-for-created", o.RetriesForCreated, "with the next two, if any is set: the wait is (created + assigned) × interval, instead of --assignment-wait")
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
 	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
+	f.DurationVar(&o.MaxStaleness, "max-cache-staleness", o.MaxStaleness, "for how long pods are served from what was read when the API server says nothing any more, at least 2m; 0 is for ever")
+	f.StringVar(&o.StartupTaintKey, "startup-taint-key", o.StartupTaintKey, "key of a taint to take from this node when the agent is ready, where no controller does; empty for none")
 	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
 	o.Principals.addFlags(f)
 	o.Limits.addFlags(f)
@@ -185,44 +192,47 @@ func (o *Options) Ignored() []string {
 	return out
 }
 
-// config is validated options.
-type config struct {
-	node    string
-	pod     identity.Key // the zero key if it is not known
-	managed bool
-	// api, probes and metrics are where to listen.
-	api, probes, metrics string
-	// listener is where the redirect leads pods to, metadata where they think
-	// they go, upstream where the real service is.
-	listener, metadata, upstream netip.AddrPort
-	wait, ruleInterval           time.Duration
-	// authorities are where credentials may go.
-	authorities entra.Authorities
+// Config is validated options.
+type Config struct {
+	Node    string
+	Pod     identity.Key // the zero key if it is not known
+	Managed bool
+	// API, Probes and Metrics are where to listen.
+	API, Probes, Metrics string
+	// Listener is where the redirect leads pods to, Metadata where they think
+	// they go, Upstream where the real service is.
+	Listener, Metadata, Upstream netip.AddrPort
+	// Wait bounds a request's wait for what may come by itself.
+	Wait, RuleInterval time.Duration
+	// Authorities are where credentials may go.
+	Authorities entra.Authorities
 }
 
-// config validates. An error names the flag and says what to give it.
-func (o *Options) config() (config, error) {
-	c := config{node: o.Node, managed: strings.EqualFold(o.Mode, "managed"), ruleInterval: time.Duration(o.RuleIntervalSeconds) * time.Second}
+// Config validates. An error names the flag and says what to give it.
+func (o *Options) Config() (Config, error) {
+	c := Config{Node: o.Node, Managed: strings.EqualFold(o.Mode, "managed"), RuleInterval: time.Duration(o.RuleIntervalSeconds) * time.Second}
 	switch {
 	case o.Node == "":
-		return config{}, fmt.Errorf("--node is empty: give the name of this node, as by the downward API's spec.nodeName")
-	case !c.managed && !strings.EqualFold(o.Mode, "standard"):
-		return config{}, fmt.Errorf("--operation-mode is %q: want standard or managed", o.Mode)
+		return Config{}, fmt.Errorf("--node is empty: give the name of this node, as by the downward API's spec.nodeName")
+	case !c.Managed && !strings.EqualFold(o.Mode, "standard"):
+		return Config{}, fmt.Errorf("--operation-mode is %q: want standard or managed", o.Mode)
+	case o.MaxStaleness != 0 && o.MaxStaleness < minStaleness:
+		return Config{}, fmt.Errorf("--max-cache-staleness is %s: want 0, which is for ever, or at least %s: a quiet API server gives a sign of life once a minute", o.MaxStaleness, minStaleness)
 	case o.RuleIntervalSeconds <= 0:
-		return config{}, fmt.Errorf("--ipt-update-interval-sec is %d: want one or more", o.RuleIntervalSeconds)
+		return Config{}, fmt.Errorf("--ipt-update-interval-sec is %d: want one or more", o.RuleIntervalSeconds)
 	}
 	if err := o.addresses(&c); err != nil {
-		return config{}, err
+		return Config{}, err
 	}
 	var err error
-	c.pod, err = parsePod(o.Pod)
-	if err := errors.Join(err, checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
-		return config{}, err
+	c.Pod, err = parsePod(o.Pod)
+	if err := errors.Join(err, startuptaint.CheckKey(o.StartupTaintKey), o.Principals.check(), o.Limits.check()); err != nil {
+		return Config{}, err
 	}
-	if c.authorities, err = o.Principals.authorities(); err != nil {
-		return config{}, err
+	if c.Authorities, err = o.Principals.authorities(); err != nil {
+		return Config{}, err
 	}
-	c.wait, err = o.wait()
+	c.Wait, err = o.wait()
 	return c, err
 }
 
@@ -235,32 +245,32 @@ func parsePod(value string) (identity.Key, error) {
 	return identity.Key{Namespace: namespace, Name: name}, nil
 }
 
-func (o *Options) addresses(c *config) error {
+func (o *Options) addresses(c *Config) error {
 	var err error
-	if c.metadata, err = address("metadata", o.MetadataIP, "metadata-ip", o.MetadataPort, "metadata-port"); err != nil {
+	if c.Metadata, err = address("metadata", o.MetadataIP, "metadata-ip", o.MetadataPort, "metadata-port"); err != nil {
 		return err
 	}
-	c.upstream = c.metadata
+	c.Upstream = c.Metadata
 	if o.Upstream != "" {
-		if c.upstream, err = netip.ParseAddrPort(o.Upstream); err != nil {
+		if c.Upstream, err = netip.ParseAddrPort(o.Upstream); err != nil {
 			return fmt.Errorf("reading --metadata-upstream: %w", err)
 		}
 	}
-	if c.listener, err = address("listen", o.ListenAddress, "nmi-listen-address", o.Port, "nmi-port"); err != nil {
+	if c.Listener, err = address("listen", o.ListenAddress, "nmi-listen-address", o.Port, "nmi-port"); err != nil {
 		return err
 	}
-	if c.listener == c.upstream {
-		return fmt.Errorf("--nmi-listen-address and --nmi-port name the metadata service's own address %s: requests would never leave the agent", c.upstream)
+	if c.Listener == c.Upstream {
+		return fmt.Errorf("--nmi-listen-address and --nmi-port name the metadata service's own address %s: requests would never leave the agent", c.Upstream)
 	}
-	c.api = c.listener.String()
-	if c.listener.Addr().IsUnspecified() {
+	c.API = c.Listener.String()
+	if c.Listener.Addr().IsUnspecified() {
 		// Connections can be led to one address only; this one is among all.
-		c.listener = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.listener.Port())
+		c.Listener = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.Listener.Port())
 	}
 	for _, port := range []struct {
 		flag, value string
 		into        *string
-	}{{"http-probe-port", o.ProbePort, &c.probes}, {"prometheus-port", o.MetricsPort, &c.metrics}} {
+	}{{"http-probe-port", o.ProbePort, &c.Probes}, {"prometheus-port", o.MetricsPort, &c.Metrics}} {
 		if _, err := parsePort(port.flag, port.value); err != nil {
 			return err
 		}
