@@ -17,7 +17,7 @@ import (
 	"github.com/google/nftables"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/upkeep"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/upkeep"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
