@@ -14,8 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/options"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/predecessor"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
