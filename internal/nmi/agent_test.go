@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -35,6 +37,7 @@ func TestAgent(t *testing.T) {
 		"probes and metrics tell the truth":                 testProbes,
 		"object IDs choose by the token itself":             testObjectID,
 		"the rights that are documented are enough":         testRights,
+		"the startup taint goes when the agent is ready":    testUntaint,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c.in(t)) })
 	}
@@ -294,6 +297,9 @@ func testException(t *testing.T, c *cluster) {
 	if last := entries[len(entries)-1]; last.Path != tokenPath || last.Query != query {
 		t.Errorf("the service saw %s?%s", last.Path, last.Query)
 	}
+	if got := probe(t, r.metrics, "/metrics").body; !strings.Contains(got, `aadpodidentity_imds_operations_duration_seconds_count{operation_type="adal_token_msi_userassignedid"} 1`) || !strings.Contains(got, `nmi_decisions_total{reason="Exception",route="token"} 1`) {
+		t.Error("what is forwarded is not counted")
+	}
 	before := len(entries)
 	if got := r.get("127.0.7.1", "/metadata/identity/issuecredential"); got.status != 404 || len(sim.Journal.Since(0)) != before {
 		t.Errorf("got %d %s", got.status, got.body)
@@ -400,5 +406,24 @@ func testProbes(t *testing.T, c *cluster) {
 	}
 	if strings.Contains(log, "eyJ") {
 		t.Error("the log holds a token")
+	}
+}
+
+// What the agent may do of it, and where, is tested with the chart.
+func testUntaint(t *testing.T, c *cluster) {
+	_, upstream := azure(t)
+	c.apply(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "example.com/agent", Effect: corev1.TaintEffectNoSchedule}}}})
+	start(t, c.config, upstream, "--startup-taint-key=example.com/agent").ready()
+	tainted := func() bool {
+		var node corev1.Node
+		if err := c.client.Get(t.Context(), client.ObjectKey{Name: nodeName}, &node); err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(node.Spec.Taints, func(taint corev1.Taint) bool { return taint.Key == "example.com/agent" })
+	}
+	for deadline := time.Now().Add(30 * time.Second); tainted(); {
+		if time.Now().After(deadline) {
+			t.Fatal("the taint stays")
+		}
 	}
 }
