@@ -93,6 +93,12 @@ const (
 	ReasonCallerUnknown Reason = "CallerUnknown"
 	// ReasonCallerAmbiguous: several pods of this node have the caller's address.
 	ReasonCallerAmbiguous Reason = "CallerAmbiguous"
+	// ReasonCallerMismatch: the caller's address belongs to a pod of this node, and
+	// another link of the node than that pod's speaks from it.
+	ReasonCallerMismatch Reason = "CallerMismatch"
+	// ReasonCallerUnproven: the node's pods share a network segment on which one
+	// can take another's address, and nothing shows which one asks.
+	ReasonCallerUnproven Reason = "CallerUnproven"
 	// ReasonNotAssigned: no assignment for the pod exists yet.
 	ReasonNotAssigned Reason = "NotAssigned"
 	// ReasonNotAttached: the assignment exists; the identity is not on the node's
