@@ -59,6 +59,7 @@ func NewIndex(node string, wait time.Duration) *Index {
 func (x *Index) Set(object *corev1.Pod) error {
 	found, err := addresses(object)
 	pod := podOf(object)
+	x.catchUp(found)
 	x.mu.Lock()
 	before := x.pods[pod.Key]
 	if err == nil && lives(object) && object.Spec.NodeName == x.node {

@@ -189,6 +189,14 @@ func (x *Index) Tie() {
 	}
 }
 
+// catchUp has everything told that the kernel has announced by now, so that a
+// claim is not taken to be older than it is.
+func (x *Index) catchUp(addresses []netip.Addr) {
+	if len(addresses) > 0 {
+		_, _ = x.path(addresses[0]) // what it is does not matter now
+	}
+}
+
 // resolve ties the addresses of a new claim, or has the kernel find out where
 // they are.
 func (x *Index) resolve(addresses []netip.Addr) {
