@@ -46,6 +46,7 @@ type Options struct {
 	AuditEvery time.Duration
 	Principals PrincipalOptions
 	Limits     LimitOptions
+	Proof      ProofOptions
 
 	// RuleIntervalSeconds is how often the redirect is looked at unasked.
 	RuleIntervalSeconds int
@@ -108,6 +109,7 @@ func NewOptions() *Options {
 		RetryIntervalSeconds: contractRetryInterval,
 		Limits:               defaultLimits(),
 		AuditEvery:           defaultAuditEvery,
+		Proof:                defaultProof(),
 		Principals:           PrincipalOptions{SecretMaxAge: time.Minute, EnvironmentFile: os.Getenv(entra.EnvironmentFileVariable)},
 	}
 }
@@ -139,6 +141,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
 	o.Principals.addFlags(f)
 	o.Limits.addFlags(f)
+	o.Proof.addFlags(f)
 	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
 	f.BoolVar(&o.Version, "version", false, "print the version and end")
@@ -150,12 +153,12 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 // addIgnored takes the flags of the old agent that mean nothing here, so that
 // existing manifests go on working.
 func (o *Options) addIgnored(f *pflag.FlagSet) {
-	for _, name := range []string{"MICNamespace", "kubelet-config", "vmodule", "stderrthreshold", "log_dir", "log_file", "log_file_max_size", "log_backtrace_at"} {
+	for _, name := range []string{"MICNamespace", "vmodule", "stderrthreshold", "log_dir", "log_file", "log_file_max_size", "log_backtrace_at"} {
 		f.String(name, "", "has no effect")
 		o.ignore(f, name)
 	}
 	for _, name := range []string{
-		"enableProfile", "allow-network-plugin-kubenet", "enable-conntrack-deletion",
+		"enableProfile", "enable-conntrack-deletion",
 		"logtostderr", "alsologtostderr", "skip_headers", "skip_log_headers", "add_dir_header", "one_output",
 	} {
 		f.Bool(name, false, "has no effect")
@@ -209,7 +212,7 @@ func (o *Options) config() (config, error) {
 	if err := o.addresses(&c); err != nil {
 		return config{}, err
 	}
-	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check()); err != nil {
+	if err := errors.Join(checkListed(o.AllowedMetadata), o.Principals.check(), o.Limits.check(), o.Proof.check()); err != nil {
 		return config{}, err
 	}
 	var err error

@@ -25,6 +25,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/link"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/limit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
@@ -89,6 +90,9 @@ type runner struct {
 	metrics  *report.Metrics
 	health   *report.Health
 	tokens   *cache.Cache
+	links    *link.Table
+	// connections of pods end with what proved them.
+	connections caller.Connections
 }
 
 func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
@@ -181,6 +185,11 @@ func (r *runner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.prove(); err != nil {
+		open.close()
+		return err
+	}
+	defer r.unprove()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	limiter := r.newLimiter()
@@ -201,12 +210,13 @@ func (r *runner) run(ctx context.Context) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.keep(ctx) })
+	group.Go(func() error { return r.links.Run(ctx, r.callers.Tie) })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
 	group.Go(func() error {
 		r.health.Listening.Store(true)
-		return obs.Serve(ctx, limiter.Listener(open.api), handler, drain)
+		return obs.Serve(ctx, limiter.Listener(r.connections.Listener(open.api)), handler, drain)
 	})
 	r.announce(open)
 	err = group.Wait()

@@ -19,10 +19,18 @@ type Health struct {
 	Rules func(context.Context) error
 	// Unsynced names what has not been read from the API server yet.
 	Unsynced func() []string
+	// More are asked after these, and no reason for a restart.
+	More []Subsystem
 
 	Kept      atomic.Bool // the rules have been in place once
 	Listening atomic.Bool // pods' requests are answered
 	Stopping  atomic.Bool // the agent was told to end
+}
+
+// Subsystem is something that must be well for pods to be served.
+type Subsystem struct {
+	Name string
+	Err  func() error
 }
 
 // check is the state of one subsystem; a nil err is well.
@@ -44,6 +52,9 @@ func (h *Health) checks(ctx context.Context) []check {
 		out[2].err = fmt.Errorf("the agent is ending")
 	case !h.Listening.Load():
 		out[2].err = fmt.Errorf("not open yet")
+	}
+	for _, more := range h.More {
+		out = append(out, check{more.Name, more.Err()})
 	}
 	return out
 }
