@@ -349,7 +349,7 @@ func testProbes(t *testing.T, c *cluster) {
 	c.apply(azureIdentity(ns, 1), azureBinding(ns, 1, "app"))
 	c.pod(ns, "pod", "app", "127.0.10.1")
 	r := start(t, c.config, upstream, "--operation-mode=managed").ready()
-	if got := probe(t, r.probes, "/readyz"); got.status != 200 || got.body != "rules: ok\ncaches: ok\nlistener: ok\n" {
+	if got := probe(t, r.probes, "/readyz"); got.status != 200 || got.body != "rules: ok\ncaches: ok\nlistener: ok\ncallers: ok\nprobe: ok\n" {
 		t.Errorf("/readyz: %d %s", got.status, got.body)
 	}
 	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Active" {

@@ -27,6 +27,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
 
@@ -183,7 +184,19 @@ func assignment(pod *corev1.Pod, id *v1.AzureIdentity, state string) *v1.AzureAs
 type fakeRedirect struct {
 	keep   func(ctx context.Context, hooks redirectHooks) error
 	broken atomic.Pointer[error]
+	// leads says how a packet of the agent's own fares.
+	leads atomic.Pointer[error]
 }
+
+// Try implements what tries the redirect.
+func (f *fakeRedirect) Try(context.Context) error {
+	if err := f.leads.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (f *fakeRedirect) Close() error { return nil }
 
 func (f *fakeRedirect) Keep(ctx context.Context, hooks redirectHooks) error {
 	if f.keep != nil {
@@ -243,6 +256,7 @@ func startWith(t testing.TB, change func(*Options), flags ...string) *running {
 	change(options)
 	options.Logger = slog.New(slog.NewTextHandler(r.log, nil))
 	options.newRedirect = func(redirect.Config) (redirector, error) { return r.redirect, nil }
+	options.newProber = func() (selfprobe.Trier, error) { return r.redirect, nil }
 	options.synced = func() { close(r.synced) }
 	open := make(chan struct{})
 	options.listening = func(api, probes, metrics netip.AddrPort) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/entra"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
 
@@ -69,8 +70,10 @@ type Options struct {
 	rest        *rest.Config
 	entra       http.RoundTripper
 	newRedirect func(redirect.Config) (redirector, error)
-	listening   func(api, probes, metrics netip.AddrPort)
-	synced      func()
+	// newProber must be set where newRedirect is, or nothing is tried.
+	newProber func() (selfprobe.Trier, error)
+	listening func(api, probes, metrics netip.AddrPort)
+	synced    func()
 }
 
 // The default retries of the old agent, which count as soon as one of them is

@@ -29,6 +29,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/limit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/cache"
@@ -91,12 +92,14 @@ type runner struct {
 	health   *report.Health
 	tokens   *cache.Cache
 	links    *link.Table
+	probes   *selfprobe.Keeper // nil if nothing is tried
+	kept     chan struct{}     // closed once the rules are in place
 	// connections of pods end with what proved them.
 	connections caller.Connections
 }
 
 func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {
-	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait)}
+	r := &runner{config: c, options: o, log: log, metrics: report.NewMetrics(), callers: caller.NewIndex(c.node, callerWait), kept: make(chan struct{})}
 	var err error
 	if r.rest, err = o.kubernetes(); err != nil {
 		return nil, fmt.Errorf("reading how to reach the API server: %w", err)
@@ -190,6 +193,7 @@ func (r *runner) run(ctx context.Context) error {
 		return err
 	}
 	defer r.unprove()
+	r.prepareProbes()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	limiter := r.newLimiter()
@@ -211,6 +215,7 @@ func (r *runner) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.keep(ctx) })
 	group.Go(func() error { return r.links.Run(ctx, r.callers.Tie) })
+	group.Go(func() error { return r.runProbes(ctx) })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
@@ -257,6 +262,7 @@ func (r *runner) keep(ctx context.Context) error {
 		interval: r.config.ruleInterval,
 		ready: func() {
 			r.health.Kept.Store(true)
+			close(r.kept)
 			r.log.Info("redirect is in place", "metadata", r.config.metadata.String(), "target", r.config.listener.String())
 		},
 		changed: func(change redirect.Change) {

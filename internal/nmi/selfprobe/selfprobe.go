@@ -1,4 +1,4 @@
-// Package probe tries, with a packet of the agent's own, that what pods send to
+// Package selfprobe tries, with a packet of the agent's own, that what pods send to
 // the metadata address comes to the agent.
 //
 //	outer end ──SYN──► inner end ──► prerouting, as a pod's ──► the agent's listener
@@ -9,7 +9,7 @@
 // pod's; it may go one hop, so that without rules it ends on the node. It must
 // never ask by an ordinary socket: such a connection leaves the node without
 // meeting the rules, and reaches the node's real metadata service.
-package probe
+package selfprobe
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package probe_test
+package selfprobe_test
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/probe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
 
@@ -55,11 +55,11 @@ func (w *world) must(err error) {
 
 // prober opens a prober on the node, with the capabilities of the agent and no
 // others.
-func (w *world) prober() *probe.Prober {
+func (w *world) prober() *selfprobe.Prober {
 	w.Helper()
-	var out *probe.Prober
+	var out *selfprobe.Prober
 	w.must(w.asAgent(func() (err error) {
-		out, err = probe.Open(probe.Options{Metadata: netip.MustParseAddrPort("169.254.169.254:80")})
+		out, err = selfprobe.Open(selfprobe.Options{Metadata: netip.MustParseAddrPort("169.254.169.254:80")})
 		return err
 	}))
 	w.Cleanup(func() { w.must(out.Close()) })
@@ -100,7 +100,7 @@ func (w *world) listen() net.Listener {
 }
 
 // tries has the prober try for a while.
-func (w *world) tries(p *probe.Prober, patience time.Duration) error {
+func (w *world) tries(p *selfprobe.Prober, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(w.Context(), patience)
 	defer cancel()
 	return p.Try(ctx)
@@ -108,7 +108,7 @@ func (w *world) tries(p *probe.Prober, patience time.Duration) error {
 
 // answered fails the test unless a try is answered. A link that is new carries
 // nothing for up to a second.
-func (w *world) answered(p *probe.Prober) {
+func (w *world) answered(p *selfprobe.Prober) {
 	w.Helper()
 	if err := w.tries(p, 5*time.Second); err != nil {
 		w.Errorf("not answered: %v", err)
@@ -150,21 +150,21 @@ func TestWhatIsMissingShows(t *testing.T) {
 	}{
 		"the rules": {
 			func(w *world, _ net.Listener) { w.must(w.rules.Delete(w.Context())) },
-			(*world).ensure, probe.ErrSilent,
+			(*world).ensure, selfprobe.ErrSilent,
 		},
 		"the redirect's table, not the fence": {
 			func(w *world, _ net.Listener) { w.deleteTable("aad-pod-identity") },
-			(*world).ensure, probe.ErrSilent,
+			(*world).ensure, selfprobe.ErrSilent,
 		},
 		"the listener": {
 			func(_ *world, listener net.Listener) { _ = listener.Close() },
-			func(w *world) { w.listen() }, probe.ErrRefused,
+			func(w *world) { w.listen() }, selfprobe.ErrRefused,
 		},
 		"loopback for packets from outside": {
 			func(w *world, _ net.Listener) {
-				w.must(w.node.SetSysctl("net/ipv4/conf/"+probe.Inner+"/route_localnet", "0"))
+				w.must(w.node.SetSysctl("net/ipv4/conf/"+selfprobe.Inner+"/route_localnet", "0"))
 			},
-			(*world).ensure, probe.ErrSilent,
+			(*world).ensure, selfprobe.ErrSilent,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestNothingLeavesWithoutRules(t *testing.T) {
 	w := newWorld(t)
 	p := w.prober()
 	for range 3 {
-		if err := w.tries(p, 700*time.Millisecond); !errors.Is(err, probe.ErrSilent) {
+		if err := w.tries(p, 700*time.Millisecond); !errors.Is(err, selfprobe.ErrSilent) {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -213,7 +213,7 @@ func TestTheLinkGoesAndALeftOneIsReplaced(t *testing.T) {
 	w.answered(p)
 	w.must(p.Close())
 	w.must(p.Close())
-	for _, name := range []string{probe.Inner, probe.Outer} {
+	for _, name := range []string{selfprobe.Inner, selfprobe.Outer} {
 		if _, err := w.node.Index(name); err == nil {
 			t.Errorf("link %s is still there", name)
 		}
@@ -233,7 +233,7 @@ func TestWithoutTheCapabilities(t *testing.T) {
 		if err := unix.Capset(&header, &none[0]); err != nil {
 			return err
 		}
-		_, err := probe.Open(probe.Options{Metadata: netip.MustParseAddrPort("169.254.169.254:80")})
+		_, err := selfprobe.Open(selfprobe.Options{Metadata: netip.MustParseAddrPort("169.254.169.254:80")})
 		if !errors.Is(err, unix.EPERM) {
 			t.Errorf("got %v", err)
 		}

@@ -1,4 +1,4 @@
-package probe_test
+package selfprobe_test
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/probe"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 )
 
 // tries is a Trier whose tries go as they are written down.
@@ -24,7 +24,7 @@ func (s *tries) Try(ctx context.Context) error {
 	s.at = append(s.at, time.Since(s.began))
 	if len(s.results) == 0 {
 		<-ctx.Done()
-		return probe.ErrSilent
+		return selfprobe.ErrSilent
 	}
 	err := s.results[0]
 	s.results = s.results[1:]
@@ -33,7 +33,7 @@ func (s *tries) Try(ctx context.Context) error {
 
 func (s *tries) Close() error { s.closed++; return nil }
 
-func (s *tries) open() (probe.Trier, error) { s.opened++; return s, nil }
+func (s *tries) open() (selfprobe.Trier, error) { s.opened++; return s, nil }
 
 func TestKeeper(t *testing.T) {
 	broken := errors.New("network is down")
@@ -45,8 +45,8 @@ func TestKeeper(t *testing.T) {
 		want    error
 	}{
 		"well at once":       {[]error{nil, nil, nil}, []time.Duration{0, interval, 2 * interval}, 1, nil},
-		"well at last":       {[]error{probe.ErrSilent, probe.ErrSilent, nil}, []time.Duration{0, time.Second, 2 * time.Second}, 1, nil},
-		"well, then not":     {[]error{nil, probe.ErrRefused}, []time.Duration{0, interval}, 1, probe.ErrRefused},
+		"well at last":       {[]error{selfprobe.ErrSilent, selfprobe.ErrSilent, nil}, []time.Duration{0, time.Second, 2 * time.Second}, 1, nil},
+		"well, then not":     {[]error{nil, selfprobe.ErrRefused}, []time.Duration{0, interval}, 1, selfprobe.ErrRefused},
 		"the link is broken": {[]error{nil, broken, nil}, []time.Duration{0, interval, interval + time.Second}, 2, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +55,7 @@ func TestKeeper(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error, 1)
 				told := make(chan error)
-				k := probe.NewKeeper(probe.KeeperOptions{Open: s.open, Interval: interval, Tried: func(err error) { told <- err }})
+				k := selfprobe.NewKeeper(selfprobe.KeeperOptions{Open: s.open, Interval: interval, Tried: func(err error) { told <- err }})
 				if _, err := k.State(); err == nil {
 					t.Error("well before the first try")
 				}
@@ -85,7 +85,7 @@ func TestALinkThatCannotBeMadeIsTriedAgain(t *testing.T) {
 		told := make(chan error)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		k := probe.NewKeeper(probe.KeeperOptions{Interval: time.Hour, Tried: func(err error) { told <- err }, Open: func() (probe.Trier, error) {
+		k := selfprobe.NewKeeper(selfprobe.KeeperOptions{Interval: time.Hour, Tried: func(err error) { told <- err }, Open: func() (selfprobe.Trier, error) {
 			if attempts++; attempts < 3 {
 				return nil, errors.New("no veth")
 			}
@@ -111,9 +111,9 @@ func TestATryThatHangs(t *testing.T) {
 		told := make(chan error)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		k := probe.NewKeeper(probe.KeeperOptions{Open: s.open, Interval: time.Hour, Tried: func(err error) { told <- err }})
+		k := selfprobe.NewKeeper(selfprobe.KeeperOptions{Open: s.open, Interval: time.Hour, Tried: func(err error) { told <- err }})
 		go func() { done <- k.Run(ctx) }()
-		if err := <-told; !errors.Is(err, probe.ErrSilent) || time.Since(s.began) != time.Second {
+		if err := <-told; !errors.Is(err, selfprobe.ErrSilent) || time.Since(s.began) != time.Second {
 			t.Errorf("%v after %s", err, time.Since(s.began))
 		}
 		cancel()
