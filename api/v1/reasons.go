@@ -149,15 +149,30 @@ const (
 	// ReasonSeveralIdentities: the pod may use several identities and asked for
 	// none in particular.
 	ReasonSeveralIdentities Reason = "SeveralIdentities"
-	// ReasonNotReady: the agent has not yet read what it needs from the API server.
+	// ReasonNotReady: the agent has not yet read what it needs from the API server,
+	// or another part of it does not work.
 	ReasonNotReady Reason = "NotReady"
+	// ReasonInForce: it is as it should be.
+	ReasonInForce Reason = "InForce"
+	// ReasonAddressOnly: pods are known by their address alone.
+	ReasonAddressOnly Reason = "AddressOnly"
+	// ReasonDatapathBypass: pods' packets may go past the rules that lead them to
+	// the agent.
+	ReasonDatapathBypass Reason = "DatapathBypass"
 )
 
 // Condition types.
 const (
 	// ConditionReady on an AzureIdentity, AzureIdentityBinding or
-	// AzureAssignedIdentity: it can be used.
+	// AzureAssignedIdentity: it can be used. On an AzureIdentityNodeReport: pods
+	// are served.
 	ConditionReady = "Ready"
+	// ConditionCallersProven on an AzureIdentityNodeReport: the node's links show
+	// which pod asks.
+	ConditionCallersProven = "CallersProven"
+	// ConditionDatapathSeen on an AzureIdentityNodeReport: nothing is known to take
+	// pods' packets past the agent's rules.
+	ConditionDatapathSeen = "DatapathSeen"
 	// ConditionAttachable on an AzureIdentity: Azure lets it be attached to the
 	// nodes' resources. It is there only while that is in doubt.
 	ConditionAttachable = "Attachable"

@@ -100,7 +100,7 @@ func (c cluster) acceptsObjects(t *testing.T) {
 }
 
 func (c cluster) acceptsDeploy(t *testing.T) {
-	for file, want := range map[string]int{"deployment-rbac.yaml": 17, "managed-mode-deployment.yaml": 7, "mic-exception.yaml": 2, "noazurejson/deployment-rbac.yaml": 17} {
+	for file, want := range map[string]int{"deployment-rbac.yaml": 22, "managed-mode-deployment.yaml": 12, "mic-exception.yaml": 2, "noazurejson/deployment-rbac.yaml": 22} {
 		text, err := os.ReadFile(filepath.Join(env.Root(), "deploy", "infra", filepath.FromSlash(file)))
 		if err != nil {
 			t.Fatal(err)
@@ -153,9 +153,9 @@ func (c cluster) tutorials(t *testing.T) {
 		t.Error("helm uninstall took a user's AzureIdentity")
 	}
 
-	notes := run("install", "aad-pod-identity", chart(), "--set", "nmi.allowNetworkPluginKubenet=true")
+	notes := run("install", "aad-pod-identity", chart(), "--set", "nmi.enableConntrackDeletion=true")
 	c.expect(t, true, true)
-	for _, words := range []string{"no effect any more and can go: nmi.allowNetworkPluginKubenet\n", "WARNING: image.repository is localhost/aad-pod-identity"} {
+	for _, words := range []string{"no effect any more and can go: nmi.enableConntrackDeletion\n", "WARNING: image.repository is localhost/aad-pod-identity"} {
 		if !strings.Contains(notes, words) {
 			t.Errorf("the notes do not say %q:\n%s", words, notes)
 		}

@@ -199,6 +199,8 @@ func ofNMI(out map[string]effect) {
 		"imdsTokenRate":                      {set: `"10"`, got: flagOf("nmi", "imds-token-rate"), want: "10"},
 		"imdsTokenConcurrency":               {set: `"3"`, got: flagOf("nmi", "imds-token-concurrency"), want: "3"},
 		"auditRepeatInterval":                {set: `"1m"`, got: flagOf("nmi", "audit-repeat-interval"), want: "1m"},
+		"allowNetworkPluginKubenet":          {set: `true`, got: flagOf("nmi", "allow-network-plugin-kubenet"), want: "true"},
+		"redirectProbeInterval":              {set: `"30s"`, got: flagOf("nmi", "redirect-probe-interval"), want: "30s"},
 		"secretMaxAge":                       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
 		"trustedCAConfigMap":                 {set: `"roots"`, got: trustedRoots("nmi"), want: true},
 	} {
@@ -214,7 +216,6 @@ func unused() map[string]string {
 		"mic.updateUserMSIMaxRetry":      `3`,
 		"mic.updateUserMSIRetryInterval": `"2s"`,
 		"nmi.micNamespace":               `"default"`,
-		"nmi.allowNetworkPluginKubenet":  `true`,
 		"nmi.kubeletConfig":              `"/etc/sysconfig/kubelet"`,
 		"nmi.enableConntrackDeletion":    `true`,
 		"rbac.pspEnabled":                `true`,
