@@ -48,6 +48,8 @@ type Options struct {
 	Principals PrincipalOptions
 	Limits     LimitOptions
 	Proof      ProofOptions
+	// ReportNamespace is where the node's report is written; empty writes none.
+	ReportNamespace string
 
 	// RuleIntervalSeconds is how often the redirect is looked at unasked.
 	RuleIntervalSeconds int
@@ -145,6 +147,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	o.Principals.addFlags(f)
 	o.Limits.addFlags(f)
 	o.Proof.addFlags(f)
+	f.StringVar(&o.ReportNamespace, "report-namespace", o.ReportNamespace, "namespace of the AzureIdentityNodeReport of this node, the agent's own; empty writes none")
 	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
 	f.BoolVar(&o.Version, "version", false, "print the version and end")

@@ -216,6 +216,7 @@ func (r *runner) run(ctx context.Context) error {
 	group.Go(func() error { return r.keep(ctx) })
 	group.Go(func() error { return r.links.Run(ctx, r.callers.Tie) })
 	group.Go(func() error { return r.runProbes(ctx) })
+	group.Go(func() error { return r.reportNode(ctx) })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })

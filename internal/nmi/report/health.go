@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -57,6 +58,19 @@ func (h *Health) checks(ctx context.Context) []check {
 		out = append(out, check{more.Name, more.Err()})
 	}
 	return out
+}
+
+// State returns what is wrong with the rules, and with any subsystem; nil is
+// nothing.
+func (h *Health) State(ctx context.Context) (rules, all error) {
+	var errs []error
+	checks := h.checks(ctx)
+	for _, c := range checks {
+		if c.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c.name, c.err))
+		}
+	}
+	return checks[0].err, errors.Join(errs...)
 }
 
 func (h *Health) rulesState(ctx context.Context) error {

@@ -48,6 +48,9 @@ const (
 	bufferSize    = 64 << 10
 )
 
+// errClosed is what is said after Close.
+var errClosed = fmt.Errorf("reading the node's links: %w", os.ErrClosed)
+
 // groups are the kernel's announcements that are listened to: links, neighbours
 // and ports, routes and rules of IPv4.
 const groups = unix.RTMGRP_LINK | unix.RTMGRP_NEIGH | unix.RTMGRP_IPV4_ROUTE | 1<<(unix.RTNLGRP_IPV4_RULE-1)
@@ -191,7 +194,7 @@ func (t *Table) poll() (bool, error) {
 // drain takes all announcements that are there and tells the observer.
 func (t *Table) drain() error {
 	if t.events < 0 {
-		return os.ErrClosed
+		return errClosed
 	}
 	var batch []Event
 	var missed bool
