@@ -39,7 +39,7 @@ func (c cluster) authorize(t *testing.T, r rendering) {
 	t.Helper()
 	for _, object := range r {
 		switch object.GetKind() {
-		case "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding":
+		case "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding":
 			if err := c.kube.Create(t.Context(), object.DeepCopy()); err != nil {
 				t.Fatal(err)
 			}
@@ -152,6 +152,10 @@ func (c cluster) limits(t *testing.T) {
 			{"nmi", "patch", v1.Group, "azureassignedidentities", "default", "x"}:    false,
 			{"nmi", "create", v1.Group, "azurepodidentityexceptions", "default", ""}: false,
 			{"nmi", "list", v1.Group, "azureidentityattachments", namespace, ""}:     false,
+			{"nmi", "patch", v1.Group, "azureidentitynodereports", namespace, "x"}:   true,
+			{"nmi", "list", v1.Group, "azureidentitynodereports", namespace, ""}:     false,
+			{"nmi", "delete", v1.Group, "azureidentitynodereports", namespace, "x"}:  false,
+			{"nmi", "patch", v1.Group, "azureidentitynodereports", "default", "x"}:   false,
 			{"nmi", "get", core, "secrets", "default", "x"}:                          true,
 			{"nmi", "list", core, "secrets", "", ""}:                                 false,
 			{"nmi", "watch", core, "secrets", "", ""}:                                false,

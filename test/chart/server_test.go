@@ -76,6 +76,7 @@ func TestAPIServer(t *testing.T) {
 	t.Run("MIC starts as rendered, with its rights", c.runsMIC)
 	t.Run("NMI reads with its rights", c.readsAsNMI)
 	t.Run("nobody has more rights", c.limits)
+	t.Run("NMI reports of its own node only", c.reports)
 }
 
 // dryRun creates an object on the server without keeping it, refusing unknown and
