@@ -35,6 +35,8 @@ func TestAgent(t *testing.T) {
 		"probes and metrics tell the truth":                 testProbes,
 		"object IDs choose by the token itself":             testObjectID,
 		"the rights that are documented are enough":         testRights,
+		"pods that cannot be told apart are refused":        testKubenet,
+		"ready while its own packet comes back":             testProbe,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c.in(t)) })
 	}

@@ -144,7 +144,7 @@ func ofMIC(out map[string]effect) {
 		}, want: "1mic"},
 		"trustedCAConfigMap":       {set: `"roots"`, got: trustedRoots("mic"), want: true},
 		"leaderElection.instance":  {set: `"x"`, got: flagOf("mic", "leader-election-instance"), want: "x"},
-		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic]"},
+		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic pod-identity/aad-pod-identity-nmi]"},
 		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
 			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames, as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[3].ResourceNames)
 		}, want: "lock[lock] [lock]"},
