@@ -25,6 +25,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/connected"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/link"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/limit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
@@ -95,7 +96,7 @@ type runner struct {
 	probes   *selfprobe.Keeper // nil if nothing is tried
 	kept     chan struct{}     // closed once the rules are in place
 	// connections of pods end with what proved them.
-	connections caller.Connections
+	connections connected.Set
 }
 
 func (o *Options) prepare(c config, log *slog.Logger) (*runner, error) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/connected"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/link"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
@@ -32,7 +33,7 @@ type site struct {
 	node  *netns.NS
 	index *caller.Index
 	table *link.Table
-	known caller.Connections
+	known connected.Set
 	port  uint16
 	pods  int
 }
