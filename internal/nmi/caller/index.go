@@ -81,36 +81,47 @@ func sameClaims(a, b *entry) bool { return slices.Equal(a.claims, b.claims) }
 // put replaces a pod. Claims that it made before keep what they are tied to.
 func (x *Index) put(pod Pod, found []netip.Addr, now life) {
 	before := x.pods[pod.Key]
-	kept := map[netip.Addr]*claim{}
-	if before != nil && before.pod.UID == pod.UID {
-		for _, c := range before.claims {
-			if slices.Contains(found, c.address) && !c.again(now) {
-				kept[c.address] = c
-			}
-		}
-	}
 	after := &entry{pod: pod}
 	for _, address := range found {
-		c := kept[address]
+		if after.claim(address) != nil {
+			continue // told twice
+		}
+		c := before.kept(pod.UID, address, now)
 		if c == nil {
 			c = &claim{address: address, learned: x.proofs.Now()}
-			kept[address] = c
-		} else if slices.Contains(after.claims, c) {
-			continue // told twice
+			x.byAddress[address] = append(x.byAddress[address], c)
 		}
 		after.claims = append(after.claims, c)
 	}
 	x.drop(before, after.claims)
 	for _, c := range after.claims {
-		if c.of == nil {
-			x.byAddress[c.address] = append(x.byAddress[c.address], c)
-		}
-		c.of = after
-		if c.life.started = now.started; !now.ready.IsZero() {
+		c.of, c.life.started = after, now.started
+		if !now.ready.IsZero() {
 			c.life.ready = now.ready
 		}
 	}
 	x.pods[pod.Key] = after
+}
+
+// claim returns the claim of an address, or nil.
+func (e *entry) claim(address netip.Addr) *claim {
+	for _, c := range e.claims {
+		if c.address == address {
+			return c
+		}
+	}
+	return nil
+}
+
+// kept returns a claim of the very pod that is the same as before, or nil.
+func (e *entry) kept(uid types.UID, address netip.Addr, now life) *claim {
+	if e == nil || e.pod.UID != uid {
+		return nil
+	}
+	if c := e.claim(address); c != nil && !c.again(now) {
+		return c
+	}
+	return nil
 }
 
 // Delete forgets a pod; one that is not known is no error.

@@ -241,19 +241,16 @@ func (s *site) macOf(ns *netns.NS) net.HardwareAddr {
 	return mac
 }
 
-// spoof has the spoofer ask in the victim's name until it was answered a few times,
-// and returns the answers. At every step the victim may speak, too.
+// spoof has the spoofer ask in the victim's name a number of times, and returns the
+// answers. At every step the victim may speak, too.
 func (a *spoofer) spoof(random *rand.Rand, victim *netns.NS, address netip.Addr) map[string]int {
 	answers := map[string]int{}
-	for range 40 {
+	for range 15 {
 		a.claimARP(address)
 		if random.IntN(3) == 0 {
 			answers["victim: "+a.ask(victim, bridgeIP)]++
 		}
 		answers[a.ask(a.ns, bridgeIP)]++
-		if answers[""] < 30 && len(answers) > 2 {
-			break
-		}
 	}
 	return answers
 }
@@ -345,8 +342,8 @@ func TestAnAddressThatIsTakenAhead(t *testing.T) {
 func TestAnAddressIsGivenOutAgainAtOnce(t *testing.T) {
 	s := newSite(t, true)
 	random := rand.New(rand.NewPCG(3, 4))
-	var served, refused int
-	for round := range 25 {
+	var refused int
+	for round := range 12 {
 		before, after := fmt.Sprint("before-", round), fmt.Sprint("after-", round)
 		first, end := s.own(before, "10.1.0.1")
 		set(t, s.index, pod(before, "10.1.0.1"))
@@ -361,23 +358,24 @@ func TestAnAddressIsGivenOutAgainAtOnce(t *testing.T) {
 			set(t, s.index, pod(after, "10.1.0.1"))
 			told.Store(true)
 		})
-		for !told.Load() || served == round {
+		for answered := false; !answered; {
+			known := told.Load()
 			switch got := s.ask(second, "10.1.0.0"); got {
 			case after:
-				served++
+				answered = true
 			case "!CallerUnknown", "":
-				refused++
+				if !known {
+					refused++
+				}
 			default:
 				t.Fatalf("round %d: the successor is taken for %q", round, got)
 			}
-			served = min(served, round+1)
 		}
 		late.Stop()
 		s.index.Delete(identity.Key{Namespace: "ns", Name: before})
 		s.index.Delete(identity.Key{Namespace: "ns", Name: after})
 		over()
 	}
-	t.Logf("%d rounds, %d answers before the API had told", served, refused)
 	if refused == 0 {
 		t.Error("nobody asked before the API had told")
 	}

@@ -65,12 +65,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	var tries Trier
 	for {
 		var err error
-		if tries == nil {
-			tries, err = k.options.Open()
-		}
-		if err == nil {
-			err = k.try(ctx, tries)
-		}
+		tries, err = k.step(ctx, tries)
 		if ctx.Err() != nil {
 			return closed(tries)
 		}
@@ -79,15 +74,28 @@ func (k *Keeper) Run(ctx context.Context) error {
 		if err != nil {
 			wait = k.options.Retry
 		}
-		if err != nil && tries != nil && !errors.Is(err, ErrSilent) && !errors.Is(err, ErrRefused) {
-			_, tries = closed(tries), nil // the link is made anew
-		}
 		select {
 		case <-ctx.Done():
 			return closed(tries)
 		case <-time.After(wait):
 		}
 	}
+}
+
+// step tries once, and opens what tries if there is none. After a failure that is
+// not the redirect's it is closed, to be opened anew.
+func (k *Keeper) step(ctx context.Context, tries Trier) (Trier, error) {
+	var err error
+	if tries == nil {
+		if tries, err = k.options.Open(); err != nil {
+			return nil, err
+		}
+	}
+	err = k.try(ctx, tries)
+	if err == nil || errors.Is(err, ErrSilent) || errors.Is(err, ErrRefused) {
+		return tries, err
+	}
+	return nil, errors.Join(err, tries.Close())
 }
 
 func closed(tries Trier) error {

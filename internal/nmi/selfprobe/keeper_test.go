@@ -61,7 +61,7 @@ func TestKeeper(t *testing.T) {
 				}
 				go func() { done <- k.Run(ctx) }()
 				for range test.results {
-					<-told
+					_ = <-told
 				}
 				if last, err := k.State(); !errors.Is(err, test.want) || last.IsZero() {
 					t.Errorf("state %v, last %s", err, last)

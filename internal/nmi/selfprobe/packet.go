@@ -72,7 +72,7 @@ func checksum(start uint32, b []byte) uint16 {
 	for total>>16 != 0 {
 		total = total>>16 + total&0xffff
 	}
-	return ^uint16(total) //nolint:gosec // 16 bits are left
+	return ^uint16(total)
 }
 
 func sum(total uint32, b []byte) uint32 {

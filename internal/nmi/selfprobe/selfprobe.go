@@ -36,9 +36,9 @@ const (
 const resend = 200 * time.Millisecond
 
 var (
-	// ErrSilent: nothing came back.
+	// ErrSilent says that nothing came back.
 	ErrSilent = errors.New("nothing answers, so that the redirect does not work")
-	// ErrRefused: the connection was refused.
+	// ErrRefused says that the connection was refused.
 	ErrRefused = errors.New("the connection is refused, so that the agent does not listen where pods are led to")
 )
 
@@ -109,7 +109,7 @@ func (p *Prober) listen() error {
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
-	p.wire = os.NewFile(uintptr(fd), Outer) //nolint:gosec // a file descriptor is not negative
+	p.wire = os.NewFile(uintptr(fd), Outer)
 	address := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: p.outer.Attrs().Index}
 	return os.NewSyscallError("bind", unix.Bind(fd, address))
 }

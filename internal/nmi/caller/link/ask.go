@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -64,7 +65,7 @@ func (t *Table) route(addr netip.Addr) (route, error) {
 		return route{}, fmt.Errorf("asking for the route to %s: %w", addr, err)
 	}
 	answers, err := t.ask.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request}, Data: append(data, destination...),
+		Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request}, Data: slices.Concat(data, destination),
 	})
 	switch {
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EACCES):
@@ -117,7 +118,7 @@ func (t *Table) Resolve(addr netip.Addr) error {
 	}
 	_, err = t.ask.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_NEWNEIGH, Flags: netlink.Request | netlink.Acknowledge | netlink.Create},
-		Data:   append(data, who...),
+		Data:   slices.Concat(data, who),
 	})
 	if err != nil {
 		return fmt.Errorf("asking who has %s: %w", addr, err)

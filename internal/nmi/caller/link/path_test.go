@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var podAddr = netip.MustParseAddr("10.0.0.2") //nolint:gochecknoglobals // constant
+var podAddr = netip.MustParseAddr("10.0.0.2")
 
 // device is a link with an index, a name and a kind.
 func device(index int, name, kind string) Event {
@@ -111,7 +111,7 @@ func message(size int, set func([]byte), attrs ...netlink.Attribute) []byte {
 	if err != nil {
 		panic(err)
 	}
-	return append(header, body...)
+	return slices.Concat(header, body)
 }
 
 func number(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }

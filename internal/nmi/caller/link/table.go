@@ -77,7 +77,7 @@ func (t *Table) open() error {
 	if t.events, err = subscribe(); err != nil {
 		return err
 	}
-	t.file = os.NewFile(uintptr(t.events), "rtnetlink") //nolint:gosec // a file descriptor is not negative
+	t.file = os.NewFile(uintptr(t.events), "rtnetlink")
 	if t.ask, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
 		return fmt.Errorf("opening rtnetlink: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -97,15 +98,14 @@ func condition(kind string, status metav1.ConditionStatus, reason v1.Reason, mes
 // differs reports whether two statuses say different things. When the last probe
 // was, and since when conditions hold, says nothing new.
 func differs(a, b v1.AzureIdentityNodeReportStatus) bool {
-	if a.Version != b.Version || a.Mode != b.Mode || a.Target != b.Target || a.CallerProof != b.CallerProof ||
-		a.RulesInPlace != b.RulesInPlace || a.Ready != b.Ready || len(a.Conditions) != len(b.Conditions) {
-		return true
+	return !equality.Semantic.DeepEqual(timeless(a), timeless(b))
+}
+
+func timeless(status v1.AzureIdentityNodeReportStatus) *v1.AzureIdentityNodeReportStatus {
+	out := status.DeepCopy()
+	out.LastProbe = nil
+	for i := range out.Conditions {
+		out.Conditions[i].LastTransitionTime = metav1.Time{}
 	}
-	for _, one := range a.Conditions {
-		other := apimeta.FindStatusCondition(b.Conditions, one.Type)
-		if other == nil || other.Status != one.Status || other.Reason != one.Reason || other.Message != one.Message {
-			return true
-		}
-	}
-	return false
+	return out
 }
