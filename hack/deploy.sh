@@ -44,7 +44,7 @@ mkdir -p "$out/noazurejson"
 {
 	header "Managed mode in the namespace kube-system: you attach the identities to the nodes." "$images" \
 		"On AKS, then apply the object aks-addon-exception of mic-exception.yaml."
-	cat "$kinds"{azureidentities,azureidentitybindings,azurepodidentityexceptions}.yaml
+	cat "$kinds"{azureidentities,azureidentitybindings,azureidentitynodereports,azurepodidentityexceptions}.yaml
 	render kube-system --set installMICException=false,operationMode=managed
 } > "$out/managed-mode-deployment.yaml"
 {

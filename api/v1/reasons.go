@@ -93,6 +93,12 @@ const (
 	ReasonCallerUnknown Reason = "CallerUnknown"
 	// ReasonCallerAmbiguous: several pods of this node have the caller's address.
 	ReasonCallerAmbiguous Reason = "CallerAmbiguous"
+	// ReasonCallerMismatch: the caller's address belongs to a pod of this node, and
+	// another link of the node than that pod's speaks from it.
+	ReasonCallerMismatch Reason = "CallerMismatch"
+	// ReasonCallerUnproven: the node's pods share a network segment on which one
+	// can take another's address, and nothing shows which one asks.
+	ReasonCallerUnproven Reason = "CallerUnproven"
 	// ReasonNotAssigned: no assignment for the pod exists yet.
 	ReasonNotAssigned Reason = "NotAssigned"
 	// ReasonNotAttached: the assignment exists; the identity is not on the node's
@@ -143,18 +149,33 @@ const (
 	// ReasonSeveralIdentities: the pod may use several identities and asked for
 	// none in particular.
 	ReasonSeveralIdentities Reason = "SeveralIdentities"
-	// ReasonNotReady: the agent has not yet read what it needs from the API server.
+	// ReasonNotReady: the agent has not yet read what it needs from the API server,
+	// or another part of it does not work.
 	ReasonNotReady Reason = "NotReady"
 	// ReasonStale: what the agent knows is older than this install allows, because
 	// the API server has said nothing for so long.
 	ReasonStale Reason = "Stale"
+	// ReasonInForce: it is as it should be.
+	ReasonInForce Reason = "InForce"
+	// ReasonAddressOnly: pods are known by their address alone.
+	ReasonAddressOnly Reason = "AddressOnly"
+	// ReasonDatapathBypass: pods' packets may go past the rules that lead them to
+	// the agent.
+	ReasonDatapathBypass Reason = "DatapathBypass"
 )
 
 // Condition types.
 const (
 	// ConditionReady on an AzureIdentity, AzureIdentityBinding or
-	// AzureAssignedIdentity: it can be used.
+	// AzureAssignedIdentity: it can be used. On an AzureIdentityNodeReport: pods
+	// are served.
 	ConditionReady = "Ready"
+	// ConditionCallersProven on an AzureIdentityNodeReport: the node's links show
+	// which pod asks.
+	ConditionCallersProven = "CallersProven"
+	// ConditionDatapathSeen on an AzureIdentityNodeReport: nothing is known to take
+	// pods' packets past the agent's rules.
+	ConditionDatapathSeen = "DatapathSeen"
 	// ConditionAttachable on an AzureIdentity: Azure lets it be attached to the
 	// nodes' resources. It is there only while that is in doubt.
 	ConditionAttachable = "Attachable"

@@ -20,6 +20,7 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		&AzureAssignedIdentity{}, &AzureAssignedIdentityList{},
 		&AzurePodIdentityException{}, &AzurePodIdentityExceptionList{},
 		&AzureIdentityAttachment{}, &AzureIdentityAttachmentList{},
+		&AzureIdentityNodeReport{}, &AzureIdentityNodeReportList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -38,6 +38,8 @@ func TestAgent(t *testing.T) {
 		"object IDs choose by the token itself":             testObjectID,
 		"the rights that are documented are enough":         testRights,
 		"the startup taint goes when the agent is ready":    testUntaint,
+		"pods that cannot be told apart are refused":        testKubenet,
+		"ready while its own packet comes back":             testProbe,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c.in(t)) })
 	}
@@ -358,7 +360,7 @@ func testProbes(t *testing.T, c *cluster) {
 	if got := probe(t, r.probes, "/readyz"); got.status != 200 || got.body != "ok" {
 		t.Errorf("/readyz: %d %s", got.status, got.body)
 	}
-	if got := probe(t, r.probes, "/readyz?verbose"); got.status != 200 || got.body != "[+]rules ok\n[+]caches ok\n[+]listener ok\n[+]shutdown ok\nreadyz check passed\n" {
+	if got := probe(t, r.probes, "/readyz?verbose"); got.status != 200 || got.body != "[+]rules ok\n[+]caches ok\n[+]listener ok\n[+]shutdown ok\n[+]callers ok\n[+]probe ok\nreadyz check passed\n" {
 		t.Errorf("/readyz?verbose: %d %s", got.status, got.body)
 	}
 	if got := probe(t, r.probes, "/healthz"); got.status != 200 || got.body != "Active" {

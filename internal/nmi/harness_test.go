@@ -27,6 +27,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
@@ -186,7 +187,8 @@ type fakeRedirect struct {
 	broken  atomic.Pointer[error]
 	refused atomic.Bool
 	deleted atomic.Bool
-	surveys chan survey // what it finds, one after the other; nil for nothing
+	surveys chan survey           // what it finds, one after the other; nil for nothing
+	leads   atomic.Pointer[error] // how a packet of the agent's own fares
 }
 
 func (f *fakeRedirect) Survey() (survey, error) {
@@ -204,6 +206,16 @@ func (f *fakeRedirect) Delete(context.Context) (redirect.Removal, error) {
 	f.deleted.Store(true)
 	return redirect.Removal{Tables: []string{"table"}}, nil
 }
+
+// Try implements what tries the redirect.
+func (f *fakeRedirect) Try(context.Context) error {
+	if err := f.leads.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (f *fakeRedirect) Close() error { return nil }
 
 func (f *fakeRedirect) Keep(ctx context.Context, hooks redirectHooks) error {
 	if f.keep != nil {
@@ -267,6 +279,7 @@ func startWith(t testing.TB, change func(*Options), flags ...string) *running {
 	}
 	options.Logger = logger
 	options.newRedirect = func(redirect.Config) (redirector, error) { return r.redirect, nil }
+	options.newProber = func() (selfprobe.Trier, error) { return r.redirect, nil }
 	options.synced = func() { close(r.synced) }
 	open := make(chan struct{})
 	options.listening = func(api, probes, metrics netip.AddrPort) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/options"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 )
 
@@ -24,9 +25,11 @@ type Options struct {
 	rest        *rest.Config
 	entra       http.RoundTripper
 	newRedirect func(redirect.Config) (redirector, error)
-	listening   func(api, probes, metrics netip.AddrPort)
-	synced      func()
-	now         func() time.Time // of the staleness of watches
+	// newProber must be set where newRedirect is, or nothing is tried.
+	newProber func() (selfprobe.Trier, error)
+	listening func(api, probes, metrics netip.AddrPort)
+	synced    func()
+	now       func() time.Time // of the staleness of watches
 }
 
 // NewOptions returns the defaults; see [options.New].

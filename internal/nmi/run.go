@@ -26,10 +26,13 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/imds"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/binding"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/connected"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/link"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/limit"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/options"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource/cache"
@@ -101,6 +104,10 @@ type runner struct {
 	tokens   *cache.Cache
 	audit    *audit.Writer
 	tracer   *tracing.Tracer
+	links    *link.Table
+	probes   *selfprobe.Keeper // nil if nothing is tried
+	// connections of pods end with what proved them.
+	connections connected.Set
 }
 
 func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
@@ -195,6 +202,12 @@ func (r *runner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.prove(); err != nil {
+		open.close()
+		return err
+	}
+	defer r.unprove()
+	r.prepareProbes()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	limiter := r.newLimiter()
@@ -221,13 +234,16 @@ func (r *runner) run(ctx context.Context) error {
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { defer stopServing(); return r.keep(ctx) })
 	group.Go(func() error { r.survey(ctx); return nil })
+	group.Go(func() error { return r.links.Run(ctx, r.callers.Tie) })
+	group.Go(func() error { return r.runProbes(ctx) })
+	group.Go(func() error { return r.reportNode(ctx) })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
 	group.Go(func() error { return r.untaint(ctx) })
 	group.Go(func() error {
 		r.health.Listening.Store(true)
-		return obs.Serve(serving, limiter.Listener(open.api), handler, drain)
+		return obs.Serve(serving, limiter.Listener(r.connections.Listener(open.api)), handler, drain)
 	})
 	r.announce(open)
 	err = group.Wait()

@@ -26,12 +26,14 @@ func TestObjects(t *testing.T) {
 			"ClusterRoleBinding":        {"/aad-pod-identity-mic", "/aad-pod-identity-nmi"},
 			"Role":                      {"default/aad-pod-identity-mic-leader", "pod-identity/aad-pod-identity-mic", "pod-identity/aad-pod-identity-nmi"},
 			"RoleBinding":               {"default/aad-pod-identity-mic-leader", "pod-identity/aad-pod-identity-mic", "pod-identity/aad-pod-identity-nmi"},
+			"ValidatingAdmissionPolicy": {"/aad-pod-identity-nmi-node-report"}, "ValidatingAdmissionPolicyBinding": {"/aad-pod-identity-nmi-node-report"},
 			"AzurePodIdentityException": {"kube-system/aks-addon-exception", "pod-identity/mic"},
 		},
 		"managed": {
 			"DaemonSet": {"pod-identity/aad-pod-identity-nmi"}, "ServiceAccount": {"pod-identity/aad-pod-identity-nmi"},
 			"ClusterRole": {"/aad-pod-identity-nmi"}, "ClusterRoleBinding": {"/aad-pod-identity-nmi"},
 			"Role": {"pod-identity/aad-pod-identity-nmi"}, "RoleBinding": {"pod-identity/aad-pod-identity-nmi"},
+			"ValidatingAdmissionPolicy": {"/aad-pod-identity-nmi-node-report"}, "ValidatingAdmissionPolicyBinding": {"/aad-pod-identity-nmi-node-report"},
 			"AzurePodIdentityException": {"kube-system/aks-addon-exception"},
 		},
 	} {

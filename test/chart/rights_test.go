@@ -168,6 +168,10 @@ func (c cluster) limits(t *testing.T) {
 			{"nmi", "get", "apps", "daemonsets", "other", "aad-pod-identity-nmi"}:     false,
 			{"nmi", "list", "apps", "daemonsets", namespace, ""}:                      false,
 			{"nmi", "patch", "apps", "daemonsets", namespace, "aad-pod-identity-nmi"}: false,
+			{"nmi", "patch", v1.Group, "azureidentitynodereports", namespace, "x"}:    true,
+			{"nmi", "list", v1.Group, "azureidentitynodereports", namespace, ""}:      false,
+			{"nmi", "delete", v1.Group, "azureidentitynodereports", namespace, "x"}:   false,
+			{"nmi", "patch", v1.Group, "azureidentitynodereports", "default", "x"}:    false,
 		},
 		"managed": {
 			{"nmi", "create", core, "events", "x", ""}:                              true,

@@ -77,6 +77,7 @@ func TestAPIServer(t *testing.T) {
 	t.Run("NMI reads with its rights", c.readsAsNMI)
 	t.Run("nobody has more rights", c.limits)
 	t.Run("the startup taint alone may be taken from a node", c.startupTaint)
+	t.Run("NMI reports of its own node only", c.reports)
 }
 
 // dryRun creates an object on the server without keeping it, refusing unknown and
@@ -101,7 +102,7 @@ func (c cluster) acceptsObjects(t *testing.T) {
 }
 
 func (c cluster) acceptsDeploy(t *testing.T) {
-	for file, want := range map[string]int{"deployment-rbac.yaml": 19, "managed-mode-deployment.yaml": 9, "mic-exception.yaml": 2, "noazurejson/deployment-rbac.yaml": 19} {
+	for file, want := range map[string]int{"deployment-rbac.yaml": 22, "managed-mode-deployment.yaml": 12, "mic-exception.yaml": 2, "noazurejson/deployment-rbac.yaml": 22} {
 		text, err := os.ReadFile(filepath.Join(env.Root(), "deploy", "infra", filepath.FromSlash(file)))
 		if err != nil {
 			t.Fatal(err)
@@ -154,9 +155,9 @@ func (c cluster) tutorials(t *testing.T) {
 		t.Error("helm uninstall took a user's AzureIdentity")
 	}
 
-	notes := run("install", "aad-pod-identity", chart(), "--set", "nmi.allowNetworkPluginKubenet=true")
+	notes := run("install", "aad-pod-identity", chart(), "--set", "nmi.enableConntrackDeletion=true")
 	c.expect(t, true, true)
-	for _, words := range []string{"no effect any more and can go: nmi.allowNetworkPluginKubenet\n", "WARNING: image.repository is localhost/aad-pod-identity"} {
+	for _, words := range []string{"no effect any more and can go: nmi.enableConntrackDeletion\n", "WARNING: image.repository is localhost/aad-pod-identity"} {
 		if !strings.Contains(notes, words) {
 			t.Errorf("the notes do not say %q:\n%s", words, notes)
 		}

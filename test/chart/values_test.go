@@ -205,9 +205,11 @@ func ofNMI(out map[string]effect) {
 		"extraEnv": {set: `[{"name":"OTEL_EXPORTER_OTLP_ENDPOINT","value":"http://collector:4318"}]`, got: func(r rendering) any {
 			return r.variable("nmi", "OTEL_EXPORTER_OTLP_ENDPOINT")
 		}, want: "http://collector:4318"},
-		"maxCacheStaleness":  {set: `"1h"`, got: flagOf("nmi", "max-cache-staleness"), want: "1h"},
-		"secretMaxAge":       {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
-		"trustedCAConfigMap": {set: `"roots"`, got: trustedRoots("nmi"), want: true},
+		"maxCacheStaleness":         {set: `"1h"`, got: flagOf("nmi", "max-cache-staleness"), want: "1h"},
+		"secretMaxAge":              {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
+		"trustedCAConfigMap":        {set: `"roots"`, got: trustedRoots("nmi"), want: true},
+		"allowNetworkPluginKubenet": {set: `true`, got: flagOf("nmi", "allow-network-plugin-kubenet"), want: "true"},
+		"redirectProbeInterval":     {set: `"30s"`, got: flagOf("nmi", "redirect-probe-interval"), want: "30s"},
 	} {
 		out["nmi."+path] = e
 	}
@@ -221,7 +223,6 @@ func unused() map[string]string {
 		"mic.updateUserMSIMaxRetry":      `3`,
 		"mic.updateUserMSIRetryInterval": `"2s"`,
 		"nmi.micNamespace":               `"default"`,
-		"nmi.allowNetworkPluginKubenet":  `true`,
 		"nmi.kubeletConfig":              `"/etc/sysconfig/kubelet"`,
 		"nmi.enableConntrackDeletion":    `true`,
 		"rbac.pspEnabled":                `true`,

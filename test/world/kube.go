@@ -67,6 +67,7 @@ func (w *World) awaitEstablished(ctx context.Context, kinds int) error {
 	lists := []client.ObjectList{
 		&v1.AzureIdentityList{}, &v1.AzureIdentityBindingList{}, &v1.AzureAssignedIdentityList{},
 		&v1.AzurePodIdentityExceptionList{}, &v1.AzureIdentityAttachmentList{},
+		&v1.AzureIdentityNodeReportList{},
 	}
 	if len(lists) != kinds {
 		return fmt.Errorf("the chart ships %d custom resource definitions; %d are known here", kinds, len(lists))

@@ -1,8 +1,16 @@
 // Package caller names the pod behind a connection: a remote address in, one pod
 // of this node out.
 //
-// It holds an index of this node's pods that somebody else feeds from a watch;
-// it must not talk to the API server itself, nor decide what a pod may use.
+// It holds an index of this node's pods that somebody else feeds from a watch.
+// What the API says, that a pod has an address, is a claim; the node's links show
+// whether it is true now. A claim is tied to the link that carries the address,
+// and void when that link is gone, until the API claims the address anew:
+//
+//	API: pod has address ──► claim ──► judged by the path of the moment ──► pod
+//	kernel: links, routes, ────────────┘
+//	        neighbours, ports
+//
+// It must not talk to the API server itself, nor decide what a pod may use.
 package caller
 
 import (
@@ -41,8 +49,21 @@ func Trim(object any) (any, error) {
 		Spec: corev1.PodSpec{
 			NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, ServiceAccountName: pod.Spec.ServiceAccountName,
 		},
-		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs},
+		Status: corev1.PodStatus{
+			Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs,
+			StartTime: pod.Status.StartTime, Conditions: networkReady(pod),
+		},
 	}, nil
+}
+
+// networkReady returns the one condition that is read.
+func networkReady(pod *corev1.Pod) []corev1.PodCondition {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodReadyToStartContainers {
+			return []corev1.PodCondition{{Type: condition.Type, Status: condition.Status, LastTransitionTime: condition.LastTransitionTime}}
+		}
+	}
+	return nil
 }
 
 func podOf(pod *corev1.Pod) Pod {

@@ -52,6 +52,9 @@ type Options struct {
 	AuditEvery time.Duration
 	Principals Principals
 	Limits     Limits
+	Proof      Proof
+	// ReportNamespace is where the node's report is written; empty writes none.
+	ReportNamespace string
 
 	// RuleIntervalSeconds is how often the redirect is looked at unasked.
 	RuleIntervalSeconds int
@@ -116,6 +119,7 @@ func New() *Options {
 		RetryIntervalSeconds: contractRetryInterval,
 		Limits:               defaultLimits(),
 		AuditEvery:           defaultAuditEvery,
+		Proof:                defaultProof(),
 		Principals:           Principals{SecretMaxAge: time.Minute, EnvironmentFile: os.Getenv(entra.EnvironmentFileVariable)},
 	}
 }
@@ -150,6 +154,8 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
 	o.Principals.addFlags(f)
 	o.Limits.addFlags(f)
+	o.Proof.addFlags(f)
+	f.StringVar(&o.ReportNamespace, "report-namespace", o.ReportNamespace, "namespace of the AzureIdentityNodeReport of this node, the agent's own; empty writes none")
 	f.StringVar(&o.Log.Format, "log-format", "text", "text or json")
 	f.IntVarP(&o.Log.Verbosity, "v", "v", 0, "verbosity of the log")
 	f.BoolVar(&o.Version, "version", false, "print the version and end")
@@ -161,12 +167,12 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 // addIgnored takes the flags of the old agent that mean nothing here, so that
 // existing manifests go on working.
 func (o *Options) addIgnored(f *pflag.FlagSet) {
-	for _, name := range []string{"MICNamespace", "kubelet-config", "vmodule", "stderrthreshold", "log_dir", "log_file", "log_file_max_size", "log_backtrace_at"} {
+	for _, name := range []string{"MICNamespace", "vmodule", "stderrthreshold", "log_dir", "log_file", "log_file_max_size", "log_backtrace_at"} {
 		f.String(name, "", "has no effect")
 		o.ignore(f, name)
 	}
 	for _, name := range []string{
-		"enableProfile", "allow-network-plugin-kubenet", "enable-conntrack-deletion",
+		"enableProfile", "enable-conntrack-deletion",
 		"logtostderr", "alsologtostderr", "skip_headers", "skip_log_headers", "add_dir_header", "one_output",
 	} {
 		f.Bool(name, false, "has no effect")
@@ -226,7 +232,7 @@ func (o *Options) Config() (Config, error) {
 	}
 	var err error
 	c.Pod, err = parsePod(o.Pod)
-	if err := errors.Join(err, startuptaint.CheckKey(o.StartupTaintKey), o.Principals.check(), o.Limits.check()); err != nil {
+	if err := errors.Join(err, startuptaint.CheckKey(o.StartupTaintKey), o.Principals.check(), o.Limits.check(), o.Proof.check()); err != nil {
 		return Config{}, err
 	}
 	if c.Authorities, err = o.Principals.authorities(); err != nil {

@@ -111,7 +111,7 @@ func TestTheCustomCloudsAuthority(t *testing.T) {
 func TestFlagsWithoutAnEffectAreTakenAndNamed(t *testing.T) {
 	options := parsed(t, "--MICNamespace=x", "--enableProfile", "--kubelet-config=/etc/default/kubelet", "--allow-network-plugin-kubenet=true", "-v", "3", "--logtostderr", "--stderrthreshold=2")
 	got := strings.Join(options.Ignored(), " ")
-	if got != "--MICNamespace --kubelet-config --stderrthreshold --enableProfile --allow-network-plugin-kubenet --logtostderr" || options.Log.Verbosity != 3 {
+	if got != "--MICNamespace --stderrthreshold --enableProfile --logtostderr" || options.Log.Verbosity != 3 {
 		t.Errorf("got %s", got)
 	}
 }

@@ -21,10 +21,18 @@ type Health struct {
 	// Unsynced names what has not been read from the API server yet, Stale what
 	// it has said nothing of for longer than is allowed.
 	Unsynced, Stale func() []string
+	// More are asked after these, and no reason for a restart.
+	More []Subsystem
 
 	Kept      atomic.Bool // the rules have been in place once
 	Listening atomic.Bool // pods' requests are answered
 	Stopping  atomic.Bool // the agent was told to end
+}
+
+// Subsystem is something that must be well for pods to be served.
+type Subsystem struct {
+	Name string
+	Err  func() error
 }
 
 // check is the state of one subsystem; a nil err is well.
@@ -41,17 +49,6 @@ const (
 	checkShutdown = "shutdown"
 )
 
-// Ready returns nil if pods are served and cannot get past the agent.
-func (h *Health) Ready(ctx context.Context) error {
-	var failures []error
-	for _, c := range h.checks(ctx) {
-		if c.err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", c.name, c.err))
-		}
-	}
-	return errors.Join(failures...)
-}
-
 func (h *Health) checks(ctx context.Context) []check {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -62,7 +59,29 @@ func (h *Health) checks(ctx context.Context) []check {
 	if h.Stopping.Load() {
 		out[3].err = errors.New("the agent is ending")
 	}
+	for _, more := range h.More {
+		out = append(out, check{more.Name, more.Err()})
+	}
 	return out
+}
+
+// Ready returns nil if pods are served and cannot get past the agent.
+func (h *Health) Ready(ctx context.Context) error {
+	_, err := h.State(ctx)
+	return err
+}
+
+// State returns what is wrong with the rules, and with any subsystem; nil is
+// nothing.
+func (h *Health) State(ctx context.Context) (rules, all error) {
+	var errs []error
+	checks := h.checks(ctx)
+	for _, c := range checks {
+		if c.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c.name, c.err))
+		}
+	}
+	return checks[0].err, errors.Join(errs...)
 }
 
 func (h *Health) rulesState(ctx context.Context) error {

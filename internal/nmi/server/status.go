@@ -44,7 +44,8 @@ func answerTo(reason v1.Reason) answer {
 		return answer{status: http.StatusBadRequest, code: "invalid_request"}
 	case v1.ReasonNotBound, v1.ReasonNamespaceMismatch, v1.ReasonInvalidBinding, v1.ReasonInvalidIdentity,
 		v1.ReasonNameConflict, v1.ReasonUnsupportedIdentityType, v1.ReasonBlocked,
-		v1.ReasonInvalidSecret, v1.ReasonSecretForbidden, v1.ReasonAuthorityForbidden:
+		v1.ReasonInvalidSecret, v1.ReasonSecretForbidden, v1.ReasonAuthorityForbidden,
+		v1.ReasonCallerMismatch, v1.ReasonCallerUnproven:
 		return answer{status: http.StatusForbidden, code: "forbidden"}
 	case v1.ReasonNotServed:
 		return answer{status: http.StatusNotFound, code: "not_found"}
@@ -83,6 +84,10 @@ func (s *Server) refuse(w http.ResponseWriter, refused *refusal.Error, route aud
 	}
 	if a.status == http.StatusMethodNotAllowed {
 		header.Set("Allow", http.MethodGet)
+	}
+	if refused.Reason == v1.ReasonCallerMismatch {
+		// Whoever opened the connection is not who it was taken for.
+		header.Set("Connection", "close")
 	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(body) //nolint:gosec // JSON, encoded by us; a caller that left needs no answer

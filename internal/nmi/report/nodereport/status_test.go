@@ -1,0 +1,95 @@
+package nodereport
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+func well() Facts {
+	return Facts{Version: "v1", Mode: "standard", Target: "127.0.0.1:2579", Proof: "link", Probed: time.Unix(100, 5)}
+}
+
+func TestStatus(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*Facts)
+		kind   string
+		status metav1.ConditionStatus
+		reason v1.Reason
+		words  string
+	}{
+		"ready":                     {func(*Facts) {}, v1.ConditionReady, metav1.ConditionTrue, v1.ReasonInForce, "served"},
+		"not ready":                 {func(f *Facts) { f.Unready = errors.New("probe: nothing answers") }, v1.ConditionReady, metav1.ConditionFalse, v1.ReasonNotReady, "nothing answers"},
+		"proven":                    {func(*Facts) {}, v1.ConditionCallersProven, metav1.ConditionTrue, v1.ReasonInForce, "links"},
+		"proven on a bridge":        {func(f *Facts) { f.Proof = "bridge-port" }, v1.ConditionCallersProven, metav1.ConditionTrue, v1.ReasonInForce, "links"},
+		"no pods":                   {func(f *Facts) { f.Proof = "" }, v1.ConditionCallersProven, metav1.ConditionUnknown, v1.ReasonInForce, "no pods"},
+		"by address alone":          {func(f *Facts) { f.Proof, f.Why = "ip-only", "by eth0" }, v1.ConditionCallersProven, metav1.ConditionFalse, v1.ReasonAddressOnly, "by eth0"},
+		"refused":                   {func(f *Facts) { f.Proof, f.Refused, f.Why = "ip-only", 3, "by ovs0" }, v1.ConditionCallersProven, metav1.ConditionFalse, v1.ReasonCallerUnproven, "3 addresses"},
+		"the datapath is seen":      {func(*Facts) {}, v1.ConditionDatapathSeen, metav1.ConditionTrue, v1.ReasonInForce, "known"},
+		"the datapath may go past":  {func(f *Facts) { f.Bypasses = []string{"one", "two"} }, v1.ConditionDatapathSeen, metav1.ConditionFalse, v1.ReasonDatapathBypass, "one; two"},
+		"a message that has no end": {func(f *Facts) { f.Bypasses = []string{strings.Repeat("x", 9999)} }, v1.ConditionDatapathSeen, metav1.ConditionFalse, v1.ReasonDatapathBypass, "xxx"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			facts := well()
+			test.change(&facts)
+			got := apimeta.FindStatusCondition(Status(facts, nil, time.Unix(200, 0)).Conditions, test.kind)
+			if got == nil || got.Status != test.status || got.Reason != string(test.reason) || !strings.Contains(got.Message, test.words) || len(got.Message) > maxMessage {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+func TestStatusSaysWhatIs(t *testing.T) {
+	facts := well()
+	got := Status(facts, nil, time.Unix(200, 0))
+	if got.Version != "v1" || got.Mode != "standard" || got.Target != "127.0.0.1:2579" || got.CallerProof != "link" || !got.RulesInPlace || !got.Ready || got.LastProbe.Unix() != 100 {
+		t.Errorf("got %+v", got)
+	}
+	facts.Rules, facts.Unready, facts.Probed = errors.New("gone"), errors.New("gone"), time.Time{}
+	if got := Status(facts, nil, time.Unix(200, 0)); got.RulesInPlace || got.Ready || got.LastProbe != nil {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestAConditionKeepsSinceWhen(t *testing.T) {
+	facts := well()
+	first := Status(facts, nil, time.Unix(200, 0))
+	facts.Unready = errors.New("late")
+	second := Status(facts, first.Conditions, time.Unix(300, 0))
+	for kind, want := range map[string]int64{v1.ConditionReady: 300, v1.ConditionCallersProven: 200} {
+		if got := apimeta.FindStatusCondition(second.Conditions, kind).LastTransitionTime.Unix(); got != want {
+			t.Errorf("%s since %d, want %d", kind, got, want)
+		}
+	}
+	if got := apimeta.FindStatusCondition(first.Conditions, v1.ConditionReady).Status; got != metav1.ConditionTrue {
+		t.Errorf("the status before was changed: %s", got)
+	}
+}
+
+func TestDiffers(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*Facts)
+		want   bool
+	}{
+		"nothing":           {func(*Facts) {}, false},
+		"a later probe":     {func(f *Facts) { f.Probed = time.Unix(900, 0) }, false},
+		"another version":   {func(f *Facts) { f.Version = "v2" }, true},
+		"another proof":     {func(f *Facts) { f.Proof = "bridge-port" }, true},
+		"rules are gone":    {func(f *Facts) { f.Rules = errors.New("gone") }, true},
+		"another complaint": {func(f *Facts) { f.Bypasses = []string{"new"} }, true},
+	} {
+		before, after := well(), well()
+		test.change(&after)
+		first := Status(before, nil, time.Unix(200, 0))
+		if got := differs(first, Status(after, first.Conditions, time.Unix(300, 0))); got != test.want {
+			t.Errorf("%s: differs %v", name, got)
+		}
+	}
+}
