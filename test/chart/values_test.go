@@ -77,7 +77,7 @@ func effects() map[string]effect {
 		}, want: [2]any{`a, "b"`, `a, "b"`}},
 		"startupTaintKey": {set: `"example.com/agent"`, got: func(r rendering) any {
 			return []any{r.flag("mic", "startup-taint-key"), r.flag("nmi", "startup-taint-key"), r.workload("mic").Spec.Tolerations, r.names("ValidatingAdmissionPolicy"), r.names("ValidatingAdmissionPolicyBinding")}
-		}, want: []any{"example.com/agent", nil, []corev1.Toleration{{Key: "example.com/agent", Operator: corev1.TolerationOpExists}}, []string{"/aad-pod-identity-startup-taint"}, []string{"/aad-pod-identity-startup-taint"}}},
+		}, want: []any{"example.com/agent", nil, []corev1.Toleration{{Key: "example.com/agent", Operator: corev1.TolerationOpExists}}, []string{"/aad-pod-identity-nmi-node-report", "/aad-pod-identity-startup-taint"}, []string{"/aad-pod-identity-nmi-node-report", "/aad-pod-identity-startup-taint"}}},
 
 		"rbac.enabled": {set: `false`, got: names("ServiceAccount"), want: "[]"},
 		"rbac.allowAccessToSecrets": {set: `"false"`, got: func(r rendering) any {

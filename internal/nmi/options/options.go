@@ -97,8 +97,9 @@ const defaultAssignmentWait = 4 * time.Second
 // with one line over and over.
 const defaultAuditEvery = 10 * time.Second
 
-// minStaleness is twice the time between the bookmarks of a quiet watch.
-const minStaleness = 2 * time.Minute
+// minStaleness is more than twice the longest time between the bookmarks of a
+// quiet watch: measured on an API server, 1 to 2 minutes.
+const minStaleness = 5 * time.Minute
 
 // New returns the defaults, with what the environment says: KUBECONFIG,
 // FORCENAMESPACED and AZURE_ENVIRONMENT_FILEPATH, as they always were.
@@ -149,7 +150,7 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.RetriesForCreated, "retry-attempts-for-created", o.RetriesForCreated, "with the next two, if any is set: the wait is (created + assigned) × interval, instead of --assignment-wait")
 	f.IntVar(&o.RetriesForAssigned, "retry-attempts-for-assigned", o.RetriesForAssigned, "see --retry-attempts-for-created")
 	f.IntVar(&o.RetryIntervalSeconds, "find-identity-retry-interval", o.RetryIntervalSeconds, "seconds; see --retry-attempts-for-created")
-	f.DurationVar(&o.MaxStaleness, "max-cache-staleness", o.MaxStaleness, "for how long pods are served from what was read when the API server says nothing any more, at least 2m; 0 is for ever")
+	f.DurationVar(&o.MaxStaleness, "max-cache-staleness", o.MaxStaleness, "for how long pods are served from what was read when the API server says nothing any more, at least 5m; 0 is for ever")
 	f.StringVar(&o.StartupTaintKey, "startup-taint-key", o.StartupTaintKey, "key of a taint to take from this node when the agent is ready, where no controller does; empty for none")
 	f.DurationVar(&o.AuditEvery, "audit-repeat-interval", o.AuditEvery, "how often the log says again that a pod got the same token; 0 says it for each request")
 	o.Principals.addFlags(f)
@@ -223,7 +224,7 @@ func (o *Options) Config() (Config, error) {
 	case !c.Managed && !strings.EqualFold(o.Mode, "standard"):
 		return Config{}, fmt.Errorf("--operation-mode is %q: want standard or managed", o.Mode)
 	case o.MaxStaleness != 0 && o.MaxStaleness < minStaleness:
-		return Config{}, fmt.Errorf("--max-cache-staleness is %s: want 0, which is for ever, or at least %s: a quiet API server gives a sign of life once a minute", o.MaxStaleness, minStaleness)
+		return Config{}, fmt.Errorf("--max-cache-staleness is %s: want 0, which is for ever, or at least %s: a quiet API server gives a sign of life every two minutes or so", o.MaxStaleness, minStaleness)
 	case o.RuleIntervalSeconds <= 0:
 		return Config{}, fmt.Errorf("--ipt-update-interval-sec is %d: want one or more", o.RuleIntervalSeconds)
 	}

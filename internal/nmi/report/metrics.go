@@ -197,7 +197,7 @@ type watchAges struct {
 var _ prometheus.Collector = watchAges{}
 
 func watchAge() *prometheus.Desc {
-	return prometheus.NewDesc("nmi_watch_age_seconds", "For how long the API server has said nothing of a kind; a quiet watch has a bookmark about every minute.", []string{"kind"}, nil)
+	return prometheus.NewDesc("nmi_watch_age_seconds", "For how long the API server has said nothing of a kind; a quiet watch has a bookmark every minute or two.", []string{"kind"}, nil)
 }
 
 // Describe names the metric.

@@ -126,6 +126,9 @@ func all() *Metrics {
 	m.Cached("hit")
 	m.Limited("pod_rate")
 	m.Waiting("entra", func() int { return 1 })
+	m.Callers("link", func() int { return 1 })
+	m.Lost()("moved")
+	m.Probed()("answered")
 	m.WatchAges(func() map[string]time.Duration { return map[string]time.Duration{"pods": time.Minute} })
 	return m
 }

@@ -20,7 +20,7 @@ import (
 // nothing either: while it refuses connections the reflector tries again without
 // a word, and a network that swallows packets ends no watch for a while. What
 // counts is a list that came, an event, or a bookmark, of which a quiet watch has
-// one about every minute.
+// one every minute or two.
 type contact struct {
 	now  func() time.Time
 	last atomic.Int64 // of Unix nanoseconds; 0 is never
