@@ -60,8 +60,12 @@ func TestKeeper(t *testing.T) {
 					t.Error("well before the first try")
 				}
 				go func() { done <- k.Run(ctx) }()
+				var said error
 				for range test.results {
-					_ = <-told
+					said = <-told
+				}
+				if !errors.Is(said, test.want) {
+					t.Errorf("told %v", said)
 				}
 				if last, err := k.State(); !errors.Is(err, test.want) || last.IsZero() {
 					t.Errorf("state %v, last %s", err, last)
