@@ -201,7 +201,7 @@ func (b Builder) install(dir, flags, version string, packages ...string) func(co
 }
 
 func (b Builder) goBuild(ctx context.Context, dir, out, pkg string) error {
-	return b.run(b.goCommand(ctx, dir, "build", "-v", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(b.Programs(), out), pkg))
+	return b.run(b.goCommand(ctx, dir, "build", "-v", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", filepath.Join(b.Programs(), out), pkg))
 }
 
 // goCommand makes static programs that do not depend on where they were built.
