@@ -103,10 +103,11 @@ func killAgent(t *testing.T, node string) {
 	}
 }
 
-// hangAgent stops NMI on a node and deletes one table of its rules, which nobody
-// puts back while a pod sends; then NMI is killed, and Kubernetes starts it again.
+// hangAgent stops NMI on a node and deletes one of the fences, which nobody puts
+// back while a pod sends; then NMI is killed, with which the table of its own
+// goes, and Kubernetes starts it again.
 func hangAgent(t *testing.T, node string, inside *netns.NS) {
-	for _, table := range agentTables() {
+	for _, table := range []string{fenceTable, spareTable} {
 		before := agentRules(t, node)
 		pod := awaitAgent(t, node, func(*corev1.Pod) bool { return true })
 		restarts := pod.Status.ContainerStatuses[0].RestartCount

@@ -219,22 +219,12 @@ func (w *wire) isLeak(e journal.Entry) bool {
 	return e.Surface == journal.IMDS && w.pods.Contains(e.Remote)
 }
 
-// leaks returns the requests of pods that Azure answered since the last
-// [wire.forgive].
+// leaks returns the requests of pods that Azure answered.
 func (w *wire) leaks(t *testing.T) []journal.Entry {
 	t.Helper()
 	entries, err := lab.Sim.Journal(t.Context(), w.seq)
 	must(t, err)
 	return slices.DeleteFunc(entries, func(e journal.Entry) bool { return !w.isLeak(e) })
-}
-
-// forgive returns what has come, packets and requests that Azure answered, and
-// begins anew.
-func (w *wire) forgive(t *testing.T) (packets uint64, answered int) {
-	t.Helper()
-	packets, answered = w.fresh(t), len(w.leaks(t))
-	w.seq = lastEntry(t)
-	return packets, answered
 }
 
 // wantSilence fails the test if a packet of a pod has come since the wire was

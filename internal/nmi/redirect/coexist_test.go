@@ -167,7 +167,7 @@ func TestANodeOfIPv6Alone(t *testing.T) {
 	if err := d.Verify(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if removed := must2(d.Delete(t.Context()))(t); len(removed.Tables) != 2 {
+	if removed := must2(d.Delete(t.Context()))(t); len(removed.Tables) != 3 {
 		t.Errorf("removed %+v", removed)
 	}
 }

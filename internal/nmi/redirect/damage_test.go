@@ -216,7 +216,7 @@ func TestVerifyReadsRulesClosely(t *testing.T) {
 }
 
 func TestVerifyDetectsADormantTable(t *testing.T) {
-	for _, table := range []string{mainTable, fenceTable} {
+	for _, table := range []string{mainTable, fenceTable, spareTable} {
 		t.Run(table, func(t *testing.T) {
 			w := newWorld(t)
 			d := w.ensured()
@@ -224,7 +224,10 @@ func TestVerifyDetectsADormantTable(t *testing.T) {
 			w.refused(w.pod, metadata) // so it sleeps
 			w.noLeaks()
 			w.must(putToSleep(w.node.FD(), fenceTable))
-			w.hears(w.pod, metadata, "azure hears "+podIP) // so both sleep
+			w.refused(w.pod, metadata) // the spare is awake
+			w.noLeaks()
+			w.must(putToSleep(w.node.FD(), spareTable))
+			w.hears(w.pod, metadata, "azure hears "+podIP) // so all sleep
 			must2(d.Ensure(t.Context()))(w)
 			w.must(putToSleep(w.node.FD(), table))
 			w.detects(d, "table ip "+table+": has flags 0x1, want 0x0")

@@ -274,7 +274,7 @@ func TestDeleteLeavesNothing(t *testing.T) {
 	w.serve(w.node, target, "nmi")
 	w.hears(w.pod, metadata, "nmi hears "+podIP)          // so there is a connection to forget
 	removed := must2(w.datapath().Delete(t.Context()))(w) // by a new process
-	want := redirect.Removal{Tables: []string{mainTable, fenceTable}, Links: 2, Flows: 1}
+	want := redirect.Removal{Tables: []string{mainTable, fenceTable, spareTable}, Links: 2, Flows: 1}
 	if diff := cmp.Diff(want, removed); diff != "" {
 		t.Error(diff)
 	}

@@ -15,6 +15,7 @@ import (
 const (
 	mainTable     = "aad-pod-identity"
 	fenceTable    = "aad-pod-identity-fence"
+	spareTable    = "aad-pod-identity-fence-spare"
 	guardChain    = "guard"
 	redirectChain = "redirect"
 	fenceChain    = "fence"
@@ -33,7 +34,7 @@ const natPriority = -110
 
 // isOurs says whether a table is one of those that are installed here.
 func isOurs(family nftables.TableFamily, name string) bool {
-	return family == nftables.TableFamilyIPv4 && (name == mainTable || name == fenceTable)
+	return family == nftables.TableFamilyIPv4 && (name == mainTable || name == fenceTable || name == spareTable)
 }
 
 // table is what is desired of a table, or what the kernel says it holds.
@@ -65,19 +66,20 @@ type rule struct {
 // Verify expects.
 //
 //	table  chain     hook         priority  rule
-//	both   guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback target only)
+//	all    guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback target only)
 //	main   redirect  prerouting   -110      TCP to the metadata endpoint → DNAT to the target
-//	both   fence     forward         0      TCP to the metadata endpoint → refuse
+//	all    fence     forward         0      TCP to the metadata endpoint → refuse
 //	                                        to the metadata address → drop
 //	                                        TCP that was to the metadata endpoint → drop
-//	both   answer    output          0      TCP from the target, not from NMI's user → drop
+//	all    answer    output          0      TCP from the target, not from NMI's user → drop
 //
 // PREROUTING sees what comes from outside the host's own stack, so that the
 // node's processes, and pods on its network, keep their way to the service.
 //
-// All that only stops packets stands in two tables, so that somebody who deletes
-// or flushes one of them, whichever, opens nothing until it is put back: without
-// the redirect a pod is refused, and never asks as the node.
+// All that only stops packets stands in every table, and in two of them that stay
+// when this process ends: somebody who deletes or flushes one, whichever and
+// whenever, opens nothing until it is put back. Without the redirect a pod is
+// refused, and never asks as the node.
 //
 // A main table that is bound belongs to a socket of this process: nobody else can
 // change it, and the kernel takes it away when the process ends, in whatever way.
@@ -92,7 +94,7 @@ func desired(c Config) []table {
 	if c.Bound {
 		main.flags = tableOwned
 	}
-	return []table{main, newTable(fenceTable, drops)}
+	return []table{main, newTable(fenceTable, drops), newTable(spareTable, drops)}
 }
 
 func newTable(name string, chains []chain) table {

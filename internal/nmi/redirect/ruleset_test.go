@@ -64,15 +64,15 @@ func TestDesired(t *testing.T) {
 			" pods ask NMI for metadata: meta l4proto == 06 @nh,16,4 == 0a090807 @th,2,2 == 1f90 " + registers + " nat type 1 to reg1:reg2",
 		}
 	}
-	main, fence := []string{"table " + mainTable}, []string{"table " + fenceTable}
+	main, fence, spare := []string{"table " + mainTable}, []string{"table " + fenceTable}, []string{"table " + spareTable}
 	loopback := append(drops("@nh,12,4 == 7f010203 @th,0,2 == 0102"), guard...)
 	address := drops("@nh,12,4 == c0000201 @th,0,2 == 0a13")
 	for name, test := range map[string]struct {
 		target string
 		want   []string
 	}{
-		"to loopback":               {"127.1.2.3:258", slices.Concat(main, redirect("reg1=7f010203 reg2=0102"), loopback, fence, loopback)},
-		"to an address of the node": {"192.0.2.1:2579", slices.Concat(main, redirect("reg1=c0000201 reg2=0a13"), address, fence, address)},
+		"to loopback":               {"127.1.2.3:258", slices.Concat(main, redirect("reg1=7f010203 reg2=0102"), loopback, fence, loopback, spare, loopback)},
+		"to an address of the node": {"192.0.2.1:2579", slices.Concat(main, redirect("reg1=c0000201 reg2=0a13"), address, fence, address, spare, address)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tables := desired(Config{

@@ -23,6 +23,7 @@ const (
 
 	mainTable  = "aad-pod-identity"
 	fenceTable = "aad-pod-identity-fence"
+	spareTable = "aad-pod-identity-fence-spare"
 )
 
 // world is a node between a pod and the simulated metadata service.

@@ -174,7 +174,7 @@ func TestCleanup(t *testing.T) {
 	n.hears("nmi")
 	n.oldAgent("iptables-nft")
 	code, stdout, stderr := n.nmi("cleanup")
-	want := "removed table ip aad-pod-identity\nremoved table ip aad-pod-identity-fence\nswitched route_localnet off on 2 links\n" +
+	want := "removed table ip aad-pod-identity\nremoved table ip aad-pod-identity-fence\nremoved table ip aad-pod-identity-fence-spare\nswitched route_localnet off on 2 links\n" +
 		"forgot 1 connections to NMI\nremoved chain aad-metadata of AAD Pod Identity from table ip nat\n"
 	if code != upkeep.CodeDone || stdout != want || stderr != "" {
 		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
