@@ -159,6 +159,15 @@ type ARMOperation struct {
 	Message string `json:"message,omitempty"`
 }
 
+// RetryScope is what ARM wants left alone.
+type RetryScope string
+
+// The scopes of ARM's limits.
+const (
+	RetryScopeResource     RetryScope = "Resource"
+	RetryScopeSubscription RetryScope = "Subscription"
+)
+
 // AzureIdentityAttachmentStatus is what was last seen on the resource.
 type AzureIdentityAttachmentStatus struct {
 	// observedGeneration is the generation of the spec that the status is of.
@@ -205,6 +214,12 @@ type AzureIdentityAttachmentStatus struct {
 	// The next leader keeps it, too.
 	// +optional
 	RetryAfter *metav1.Time `json:"retryAfter,omitempty"`
+
+	// retryScope is what ARM wants left alone until then, if it has said so: this
+	// resource, or everything in its subscription.
+	// +optional
+	// +kubebuilder:validation:Enum=Resource;Subscription
+	RetryScope RetryScope `json:"retryScope,omitempty"`
 
 	// lastOperation is the last change that ARM was asked for.
 	// +optional

@@ -50,6 +50,12 @@ func (c *Client) Ready(ref compute.Ref, last time.Time) error {
 	return nil
 }
 
+// KeepOff keeps every request in the resource's subscription back, as ARM has asked
+// the process before this one.
+func (c *Client) KeepOff(ref compute.Ref, after time.Duration) {
+	c.pacer.HoldSubscription(pace.Target(ref), after)
+}
+
 // Budgets returns how many requests can be sent at once, by kind of limit.
 func (c *Client) Budgets() []throttle.Budget { return c.pacer.Budgets() }
 

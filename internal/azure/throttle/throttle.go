@@ -197,6 +197,17 @@ func (p *Pacer) Hold(target Target, after time.Duration) {
 	p.bucket(now, Resource, Update, target).hold(now, after)
 }
 
+// HoldSubscription keeps every request in a target's subscription back, as ARM has
+// asked another process that is gone.
+func (p *Pacer) HoldSubscription(target Target, after time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	for _, class := range []Class{Update, Read} {
+		p.bucket(now, Subscription, class, target).hold(now, after)
+	}
+}
+
 // Permit is the leave to send one request.
 type Permit struct {
 	pacer  *Pacer

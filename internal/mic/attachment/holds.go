@@ -35,7 +35,7 @@ func (h *holds) of(ref compute.Ref) error {
 		return nil
 	}
 	if throttled, ok := errors.AsType[*armclient.ThrottledError](held.failure); ok {
-		return &armclient.ThrottledError{After: left, Message: throttled.Message}
+		return &armclient.ThrottledError{After: left, Scope: throttled.Scope, Message: throttled.Message}
 	}
 	if unavailable, ok := errors.AsType[*armclient.UnavailableError](held.failure); ok {
 		return &armclient.UnavailableError{After: left, Err: unavailable.Err}

@@ -63,14 +63,14 @@ func (p *pass) held() error {
 		return p.holds.of(p.ref)
 	}
 	if failure := p.holds.of(p.ref); failure != nil {
-		p.keepOff = until
+		p.keepOff, p.keepScope = until, p.record.Status.RetryScope
 		return failure
 	}
 	left := time.Until(until.Time)
 	if left <= 0 {
 		return nil
 	}
-	p.keepOff = until
+	p.keepOff, p.keepScope = until, p.record.Status.RetryScope
 	failure := &armclient.ThrottledError{After: left, Message: "it has asked the last leader to wait"}
 	p.holds.set(p.ref, failure)
 	return failure
@@ -82,6 +82,7 @@ func (p *pass) hold() {
 	if after := report.RetryAfter(p.failure); after > 0 {
 		// The API keeps whole seconds, of which the last counts too.
 		p.keepOff = &metav1.Time{Time: time.Now().Add(after + time.Second).Truncate(time.Second)}
+		p.keepScope = scopeOf(p.failure)
 	}
 }
 

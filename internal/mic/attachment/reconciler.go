@@ -52,6 +52,8 @@ const (
 // package armclient.
 type ARM interface {
 	Get(ctx context.Context, ref compute.Ref) (compute.Identities, error)
+	// KeepOff keeps every request in the resource's subscription back.
+	KeepOff(ref compute.Ref, after time.Duration)
 	apply.ARM
 }
 
@@ -109,6 +111,7 @@ type Reconciler struct {
 	lookup  kube.Lookup
 	options Options
 	holds   holds
+	waits   waits
 	pauses  pauses
 	views   *views
 	places  *places
@@ -151,6 +154,9 @@ func (o Options) withDefaults() Options {
 // something stands in the way. What stands in the way is reported, and tried
 // again: when ARM says, or with backoff.
 func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.Result, error) {
+	if err := r.keepWaits(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	record, err := r.observe.Record(ctx, ref)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -190,6 +196,7 @@ type pass struct {
 	underway    bool // a patch is about to be sent
 	wait        bool
 	keepOff     *metav1.Time  // until when ARM asked to wait
+	keepScope   v1.RetryScope // with what
 	paused      time.Duration // when to come back, since a pause has not ended
 	unasked     bool          // a request was not sent, to keep under ARM's limits
 	busy        bool          // ARM has said that somebody else's operation runs
@@ -331,7 +338,7 @@ func (p *pass) say(ctx context.Context) error {
 	}
 	outcome := report.Outcome{
 		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
-		Underway: p.underway, Unasked: p.unasked && p.failure == nil, Operation: p.operation, RetryAfter: p.keepOff,
+		Underway: p.underway, Unasked: p.unasked && p.failure == nil, Operation: p.operation, RetryAfter: p.keepOff, RetryScope: p.keepScope,
 	}
 	if p.seen != nil {
 		snapshot, err := p.snapshot(ctx, assignments)

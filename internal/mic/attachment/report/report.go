@@ -56,6 +56,8 @@ type Outcome struct {
 	Operation *v1.ARMOperation
 	// RetryAfter is until when ARM has asked to wait; nil if it has not.
 	RetryAfter *metav1.Time
+	// RetryScope is what ARM wants left alone until then; empty if it did not say.
+	RetryScope v1.RetryScope
 }
 
 // Reporter writes what an Outcome says.
@@ -198,7 +200,7 @@ func (r *Reporter) record(ctx context.Context, o Outcome) error {
 	}
 	updated := o.Record.DeepCopy()
 	status := &updated.Status
-	status.ObservedGeneration, status.RetryAfter = updated.Generation, o.RetryAfter
+	status.ObservedGeneration, status.RetryAfter, status.RetryScope = updated.Generation, o.RetryAfter, o.RetryScope
 	if o.Seen != nil {
 		status.Present = texts(presentOf(*o.Seen))
 		status.Pending = texts(o.Pending)
