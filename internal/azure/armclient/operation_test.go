@@ -166,14 +166,16 @@ type hang struct {
 	*azure
 	method string
 	armed  atomic.Bool
-	seen   atomic.Int64
+	count  atomic.Int64
+	seen   chan struct{} // is told of each; with room for all
 }
 
 func (h *hang) Do(r *http.Request) (*http.Response, error) {
 	if !h.armed.Load() || r.URL.Host != "management.azure.com" || r.Method != h.method {
 		return h.azure.Do(r)
 	}
-	h.seen.Add(1)
+	h.count.Add(1)
+	h.seen <- struct{}{}
 	<-r.Context().Done()
 	return nil, r.Context().Err()
 }
@@ -199,7 +201,7 @@ func TestRequestsThatHangAreCutOff(t *testing.T) {
 		"a read, three times": {http.MethodGet, func(c *armclient.Client) error { _, err := c.Get(t.Context(), ref(t, setID)); return err }, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			through := &hang{azure: a, method: test.method}
+			through := &hang{azure: a, method: test.method, seen: make(chan struct{}, 9)}
 			client := newClient(t, principal(), armclient.Options{RequestTimeout: 100 * time.Millisecond, Transport: through})
 			for range 100 { // its own token is not what hangs here, and can take longer on a busy machine
 				if _, err := client.Get(t.Context(), ref(t, setID)); err == nil {
@@ -210,7 +212,7 @@ func TestRequestsThatHangAreCutOff(t *testing.T) {
 			if err := test.ask(client); kind(err) != "unavailable" {
 				t.Errorf("got %v", err)
 			}
-			if got := through.seen.Load(); got != test.tries {
+			if got := through.count.Load(); got != test.tries {
 				t.Errorf("tried %d times, want %d", got, test.tries)
 			}
 		})
@@ -222,7 +224,8 @@ func TestRequestsThatHangAreCutOff(t *testing.T) {
 func TestNoRequestAfterLeadershipIsLost(t *testing.T) {
 	a, running := begun(t, setID)
 	ctx, lose := context.WithCancel(t.Context())
-	stuck := hang{a, http.MethodPatch, make(chan struct{}, 1)}
+	stuck := &hang{azure: a, method: http.MethodPatch, seen: make(chan struct{}, 1)}
+	stuck.armed.Store(true)
 	client := newClient(t, principal(), armclient.Options{Transport: stuck})
 	ended := make(chan error)
 	go func() {
