@@ -9,6 +9,7 @@ func TestAuditCountsOneUsersWrites(t *testing.T) {
 	log := `{"verb":"create","user":{"username":"mic"},"objectRef":{"resource":"azureassignedidentities"},"responseStatus":{"code":201}}
 {"verb":"patch","user":{"username":"mic"},"objectRef":{"resource":"azureidentities","subresource":"status"},"responseStatus":{"code":409}}
 {"verb":"update","user":{"username":"mic"},"objectRef":{"resource":"leases"},"responseStatus":{"code":200}}
+{"verb":"update","user":{"username":"mic"},"objectRef":{"resource":"endpoints"},"responseStatus":{"code":200}}
 {"verb":"list","user":{"username":"mic"},"objectRef":{"resource":"pods"},"responseStatus":{"code":200}}
 {"verb":"create","user":{"username":"somebody"},"objectRef":{"resource":"pods"},"responseStatus":{"code":201}}
 {"verb":"create","user":{"username":"mic"},"objectRef":{"res`

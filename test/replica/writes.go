@@ -39,8 +39,11 @@ func (w Writes) Refused() string {
 	return "refused: " + strings.Join(out, ", ")
 }
 
+// locks are what says who leads.
+func locks() []string { return []string{"leases", "endpoints"} }
+
 // add counts the whole lines of an audit log and returns how long they are. The
-// renewals of a Lease do not count.
+// renewals of the locks do not count.
 func (w Writes) add(log []byte, user string) (read int) {
 	for {
 		line, _, whole := bytes.Cut(log[read:], []byte("\n"))
@@ -54,7 +57,7 @@ func (w Writes) add(log []byte, user string) (read int) {
 			ObjectRef struct{ Resource, Subresource string }
 			Status    struct{ Code int } `json:"responseStatus"`
 		}
-		if json.Unmarshal(line, &event) != nil || event.User.Username != user || event.ObjectRef.Resource == "leases" {
+		if json.Unmarshal(line, &event) != nil || event.User.Username != user || slices.Contains(locks(), event.ObjectRef.Resource) {
 			continue
 		}
 		switch event.Verb {
