@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 	"github.com/aad-pod-identity/aad-pod-identity/test/replica"
 )
 
@@ -26,7 +27,7 @@ const apps = "apps"
 // burst makes 2,000 pods at once that need 100 identities on each of 4 scale
 // sets, waits until all have theirs, and then makes 500 events that change
 // nothing.
-func burst(ctx context.Context, w *world) ([]row, error) {
+func burst(ctx context.Context, w *world) ([]report.Row, error) {
 	if err := w.furnishBurst(ctx); err != nil {
 		return nil, err
 	}
@@ -63,8 +64,8 @@ func burst(ctx context.Context, w *world) ([]row, error) {
 	}
 	patches := most(w.azure.Patches())
 	beyond := took - time.Duration(patches)*w.options.arm
-	rows := []row{
-		title("(b) %d pods of %d selectors on %d scale sets, at once", burstPods, burstSelectors, burstScaleSets),
+	rows := []report.Row{
+		report.Title("(b) %d pods of %d selectors on %d scale sets, at once", burstPods, burstSelectors, burstScaleSets),
 		atMost("PATCHes for one scale set, at the most", "", float64(patches), 2, ""),
 		atMost("until all are Assigned, beyond ARM's own time", "over 800 s", beyond.Seconds(), 60, "s"),
 		shown("until the API server had all pods", "", seconds(created)),
@@ -102,7 +103,7 @@ func burstPod(i int) client.Object {
 
 // idle makes 500 events that concern no assignment: the old controller went
 // through its whole cycle at each of them.
-func (w *world) idle(ctx context.Context) ([]row, error) {
+func (w *world) idle(ctx context.Context) ([]report.Row, error) {
 	const n = 100
 	other := func(i int) client.Object {
 		return newPod(apps, fmt.Sprintf("other-%05d", i), nodeName(i%burstNodes), "")
@@ -136,8 +137,8 @@ func (w *world) idle(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []row{
-		title("(a) 500 events that change nothing, among %d pods and %d bindings", burstPods, burstSelectors),
+	return []report.Row{
+		report.Title("(a) 500 events that change nothing, among %d pods and %d bindings", burstPods, burstSelectors),
 		atMost("MIC's CPU", "56.8 s", spent.cpu.Seconds(), 0.1, "s"),
 		exactly("writes to the API server", "", spent.writes.Total(), 0),
 	}, nil

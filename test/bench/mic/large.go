@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 )
 
 // sizes are the numbers of the large scene.
@@ -41,7 +42,7 @@ func (s sizes) other(i int) client.Object {
 
 // large starts MIC in a cluster of 5,000 nodes and 100,000 pods, first with
 // everything to do, then with nothing, and then makes pods come and go.
-func large(ctx context.Context, w *world) ([]row, error) {
+func large(ctx context.Context, w *world) ([]report.Row, error) {
 	s := w.options.sizes()
 	if err := w.furnishLarge(ctx, s); err != nil {
 		return nil, err
@@ -51,8 +52,8 @@ func large(ctx context.Context, w *world) ([]row, error) {
 		return nil, err
 	}
 	defer stop()
-	rows := []row{title("(c) %d nodes, %d pods (%d labelled), %d identities, %d scale sets", s.nodes, s.labelled+s.others, s.labelled, s.identities, s.scaleSets)}
-	for _, part := range []func(context.Context, sizes, *assignments) ([]row, error){w.firstStart, w.restart, w.podEvents} {
+	rows := []report.Row{report.Title("(c) %d nodes, %d pods (%d labelled), %d identities, %d scale sets", s.nodes, s.labelled+s.others, s.labelled, s.identities, s.scaleSets)}
+	for _, part := range []func(context.Context, sizes, *assignments) ([]report.Row, error){w.firstStart, w.restart, w.podEvents} {
 		got, err := part(ctx, s, seen)
 		rows = append(rows, got...)
 		if err != nil {
@@ -87,7 +88,7 @@ func (w *world) furnishLarge(ctx context.Context, s sizes) error {
 }
 
 // firstStart has 20,000 assignments to make.
-func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]row, error) {
+func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]report.Row, error) {
 	sayf("large: MIC starts for the first time")
 	begun := time.Now()
 	if err := w.startMIC(ctx); err != nil {
@@ -112,7 +113,7 @@ func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]r
 	if err != nil {
 		return nil, err
 	}
-	return []row{
+	return []report.Row{
 		shown("first start: until all are Assigned, with ARM's time", "", seconds(took)),
 		shown("first start: PATCHes for one scale set, at the most", "", fmt.Sprint(most(w.azure.Patches()))),
 		shown("first start: writes to the API server", "", fmt.Sprintf("%d, %s", written.Total(), written.Refused())),
@@ -122,7 +123,7 @@ func (w *world) firstStart(ctx context.Context, s sizes, seen *assignments) ([]r
 }
 
 // restart has nothing to do but to look.
-func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, error) {
+func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]report.Row, error) {
 	sayf("large: MIC starts again")
 	if _, err := w.cluster.Written(); err != nil {
 		return nil, err
@@ -152,7 +153,7 @@ func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, er
 	if err != nil {
 		return nil, err
 	}
-	return []row{
+	return []report.Row{
 		shown("restart: until it leads", "", seconds(led)),
 		shown("restart: until it has looked at everything", "", seconds(took)),
 		exactly("restart: writes to the API server", "", written.Total(), 0),
@@ -163,7 +164,7 @@ func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]row, er
 }
 
 // podEvents makes pods change, come and go whose identities are there already.
-func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]row, error) {
+func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]report.Row, error) {
 	sayf("large: %d pods change, come and go", s.events)
 	used := w.meter()
 	if err := w.annotate(ctx, s.events, func(i int) client.Object {
@@ -196,7 +197,7 @@ func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]ro
 	}
 	events, total := float64(2*s.events), spent.writes.Total()
 	own := spent.cpu.Seconds() - float64(total)*one.Seconds()
-	return []row{
+	return []report.Row{
 		shown("a pod's change that means nothing: MIC's CPU", "", figure(changes.cpu.Seconds()*1000/float64(s.events), "ms")),
 		shown("a pod that comes or goes: MIC's CPU", "1,440 ms", figure(spent.cpu.Seconds()*1000/events, "ms")),
 		shown("  of that, its writes", "", figure(float64(total)*one.Seconds()*1000/events, "ms")),

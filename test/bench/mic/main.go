@@ -29,6 +29,7 @@ import (
 	"github.com/go-logr/logr"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
 
@@ -44,13 +45,13 @@ func run() int {
 	}
 	begun := time.Now()
 	rows, err := measure(ctx, o)
-	fmt.Print(table(rows))
+	fmt.Print(report.Table("v1.8.17", "this", rows))
 	fmt.Printf("\ntook %s\n", time.Since(begun).Round(time.Second))
 	switch {
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "\nbench failed:", err)
 		return 1
-	case slices.ContainsFunc(rows, row.missed):
+	case slices.ContainsFunc(rows, report.Row.Missed):
 		fmt.Fprintln(os.Stderr, "\nnot every goal was met")
 		return 1
 	}
@@ -85,11 +86,11 @@ func parse(args []string) (options, error) {
 
 // measure plays the scenes, each in a cluster of its own, and returns what was
 // measured, also when a later one fails.
-func measure(ctx context.Context, o options) ([]row, error) {
-	var rows []row
+func measure(ctx context.Context, o options) ([]report.Row, error) {
+	var rows []report.Row
 	for _, scene := range []struct {
 		name string
-		play func(context.Context, *world) ([]row, error)
+		play func(context.Context, *world) ([]report.Row, error)
 	}{{"burst", burst}, {"namesakes", namesakes}, {"large", large}} {
 		if len(o.only) > 0 && !slices.Contains(o.only, scene.name) {
 			continue
@@ -103,7 +104,7 @@ func measure(ctx context.Context, o options) ([]row, error) {
 	return rows, nil
 }
 
-func play(ctx context.Context, o options, name string, scene func(context.Context, *world) ([]row, error)) (rows []row, err error) {
+func play(ctx context.Context, o options, name string, scene func(context.Context, *world) ([]report.Row, error)) (rows []report.Row, err error) {
 	w, err := newWorld(ctx, o, name)
 	if err != nil {
 		return nil, err

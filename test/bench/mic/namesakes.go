@@ -7,6 +7,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 	"github.com/aad-pod-identity/aad-pod-identity/test/replica"
 )
 
@@ -20,7 +21,7 @@ const (
 
 // namesakes makes 100 namespaces with an AzureIdentity, a binding and pods of the
 // same names, all with one selector, so that every binding selects every pod.
-func namesakes(ctx context.Context, w *world) ([]row, error) {
+func namesakes(ctx context.Context, w *world) ([]report.Row, error) {
 	sayf("namesakes: %d namespaces", namespaces)
 	if err := w.furnishNamesakes(ctx); err != nil {
 		return nil, err
@@ -46,8 +47,8 @@ func namesakes(ctx context.Context, w *world) ([]row, error) {
 		return nil, err
 	}
 	all, ever := seen.made()
-	rows := []row{
-		title("(b2) %d namespaces with the same names and one selector, %d pods", namespaces, namespaces*namesakePods),
+	rows := []report.Row{
+		report.Title("(b2) %d namespaces with the same names and one selector, %d pods", namespaces, namespaces*namesakePods),
 		exactly("assignments", "", all, namespaces*namesakePods),
 		exactly("assignments ever made", "", ever, namespaces*namesakePods),
 		shown("until all are Assigned", "", seconds(took)),
@@ -78,7 +79,7 @@ func namesake(i int) client.Object {
 }
 
 // namesakeEvents makes more pods and takes them away again.
-func (w *world) namesakeEvents(ctx context.Context, seen *assignments) ([]row, error) {
+func (w *world) namesakeEvents(ctx context.Context, seen *assignments) ([]report.Row, error) {
 	before, err := w.mic.Get(ctx, w.mic.Metrics)
 	if err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (w *world) namesakeEvents(ctx context.Context, seen *assignments) ([]row, e
 	}
 	const allocated = "go_memstats_alloc_bytes_total"
 	bytes := replica.Sum(after, allocated) - replica.Sum(before, allocated)
-	return []row{
+	return []report.Row{
 		shown("MIC's CPU for a pod that comes or goes, writes included", "2.4 s", figure(spent.cpu.Seconds()*1000/(2*namesakeExtra), "ms")),
 		shown("memory allocated for it, writes included", "1.65 GB", figure(bytes/1024/(2*namesakeExtra), "KiB")),
 	}, nil

@@ -3,11 +3,13 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 )
 
 func TestVerdicts(t *testing.T) {
 	for name, test := range map[string]struct {
-		row     row
+		row     report.Row
 		verdict string
 		ours    string
 	}{
@@ -17,15 +19,15 @@ func TestVerdicts(t *testing.T) {
 		"the very number":   {exactly("x", "", 0, 0), "pass", "0"},
 		"one too many":      {exactly("x", "", 2001, 2000), "FAIL", "2001"},
 		"a figure to show":  {shown("x", "", "5"), "", "5"},
-		"between two parts": {title("x"), "", ""},
+		"between two parts": {report.Title("x"), "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := test.row.verdict(); got != test.verdict || test.row.missed() != (test.verdict == "FAIL") || test.row.ours != test.ours {
-				t.Errorf("got %q, missed %v, %q", got, test.row.missed(), test.row.ours)
+			if got := test.row.Verdict(); got != test.verdict || test.row.Missed() != (test.verdict == "FAIL") || test.row.Here != test.ours {
+				t.Errorf("got %q, missed %v, %q", got, test.row.Missed(), test.row.Here)
 			}
 		})
 	}
-	out := table([]row{title("(a) something"), exactly("writes", "500", 1, 0)})
+	out := report.Table("v1.8.17", "this", []report.Row{report.Title("(a) something"), exactly("writes", "500", 1, 0)})
 	for _, want := range []string{"v1.8.17", "(a) something", "writes", "FAIL"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the table lacks %q:\n%s", want, out)

@@ -31,6 +31,7 @@ import (
 	"github.com/go-logr/logr"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
 
@@ -49,9 +50,9 @@ func run(args []string) int {
 	}
 	begun := time.Now()
 	rows, err := measure(ctx, o)
-	fmt.Print(table(rows))
+	fmt.Print(report.Table("bare", "NMI", rows))
 	fmt.Printf("\ntook %s\n", time.Since(begun).Round(time.Second))
-	if err == nil && slices.ContainsFunc(rows, row.missed) {
+	if err == nil && slices.ContainsFunc(rows, report.Row.Missed) {
 		err = errors.New("not every goal was met")
 	}
 	return say(err)
@@ -89,7 +90,7 @@ func parse(args []string) (options, error) {
 }
 
 // measure runs every scenario, and returns the figures that it got to.
-func measure(ctx context.Context, o options) (rows []row, err error) {
+func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 	s, err := newStage(ctx, o)
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func measure(ctx context.Context, o options) (rows []row, err error) {
 	defer func() { err = errors.Join(err, s.close()) }()
 	for _, scenario := range []struct {
 		name string
-		run  func(context.Context) ([]row, error)
+		run  func(context.Context) ([]report.Row, error)
 	}{
 		{"cold", s.cold},
 		{"warm", s.warm},

@@ -5,11 +5,12 @@ import (
 	"testing"
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/bench/nmi/load"
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 )
 
 func TestVerdicts(t *testing.T) {
 	for name, test := range map[string]struct {
-		row    row
+		row    report.Row
 		missed bool
 	}{
 		"at most, and less":           {atMost("w", load.Series{2, 2, 2}, load.Series{2, 3, 2}, 1.5, ratio), false},
@@ -22,15 +23,15 @@ func TestVerdicts(t *testing.T) {
 		"bounded, and above":          {bounded("w", 40.5, 40, "MiB"), true},
 		"none":                        {none("w", 0), false},
 		"none, and some":              {none("w", 1), true},
-		"a figure that has no goal":   {row{what: "w", ours: "3"}, false},
+		"a figure that has no goal":   {report.Row{What: "w", Here: "3"}, false},
 		"each round is a comparison":  {atMost("w", load.Series{1, 10, 1}, load.Series{1, 10, 9}, 1.1, ratio), false},
 		"a round without a bare part": {atMost("w", load.Series{0, 1}, load.Series{5, 1}, 1.1, ratio), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if test.row.missed() != test.missed {
-				t.Errorf("missed: %v, %+v", test.row.missed(), test.row)
+			if test.row.Missed() != test.missed {
+				t.Errorf("missed: %v, %+v", test.row.Missed(), test.row)
 			}
-			text := table([]row{test.row})
+			text := report.Table("bare", "NMI", []report.Row{test.row})
 			if strings.Contains(text, "FAIL") != test.missed || !strings.Contains(text, "w") {
 				t.Errorf("printed %s", text)
 			}

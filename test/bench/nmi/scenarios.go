@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/test/bench/nmi/load"
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 )
 
 // The goals, of which the rest stand beside their figures.
@@ -24,12 +25,12 @@ const (
 )
 
 // cold asks an agent that has just started, twice.
-func (s *stage) cold(ctx context.Context) ([]row, error) {
+func (s *stage) cold(ctx context.Context) ([]report.Row, error) {
 	var few []key
 	for pod := range manyPods {
 		few = append(few, key{pod, tokenTarget(s.cluster.clientID(pod%fewIdentities), vault)})
 	}
-	var rows []row
+	var rows []report.Row
 	for _, load := range []struct {
 		name string
 		keys []key
@@ -45,7 +46,7 @@ func (s *stage) cold(ctx context.Context) ([]row, error) {
 	return rows, nil
 }
 
-func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) (rows []row, err error) {
+func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) (rows []report.Row, err error) {
 	agent, stop, err := s.agent(ctx)
 	if err != nil {
 		return nil, err
@@ -141,7 +142,7 @@ func (s *stage) pair(ctx context.Context, flags ...string) (pair, error) {
 }
 
 // warm measures throughput, CPU, latency and memory.
-func (s *stage) warm(ctx context.Context) (rows []row, err error) {
+func (s *stage) warm(ctx context.Context) (rows []report.Row, err error) {
 	both, err := s.pair(ctx, "--pod-request-rate=1000000", "--pod-concurrency=1000000")
 	if err != nil {
 		return nil, err
@@ -157,7 +158,7 @@ func (s *stage) warm(ctx context.Context) (rows []row, err error) {
 		name := fmt.Sprintf("warm, %d connections", connections)
 		rows = append(rows,
 			atLeast(name+": answers a second", bare.rate, ours.rate, thousands),
-			row{what: name + ": CPU for an answer", bare: bare.cpu.Spread(micros), ours: ours.cpu.Spread(micros) + ", × " + ours.cpu.Over(bare.cpu).Spread(ratio)},
+			report.Row{What: name + ": CPU for an answer", Elsewhere: bare.cpu.Spread(micros), Here: ours.cpu.Spread(micros) + ", × " + ours.cpu.Over(bare.cpu).Spread(ratio)},
 			none(name+": failures", ours.failures))
 		if connections == 64 {
 			capacity = ours.rate.Median()
@@ -199,7 +200,7 @@ func (s *stage) throughput(ctx context.Context, both pair, connections int) (bar
 	return bare, ours, nil
 }
 
-func (s *stage) latency(ctx context.Context, both pair, rate float64) ([]row, error) {
+func (s *stage) latency(ctx context.Context, both pair, rate float64) ([]report.Row, error) {
 	var bare, ours figures
 	for range s.options.rounds {
 		for _, side := range []struct {
@@ -214,12 +215,12 @@ func (s *stage) latency(ctx context.Context, both pair, rate float64) ([]row, er
 		}
 	}
 	name := fmt.Sprintf("warm, %.0f a second", rate)
-	return []row{atMost(name+": p99", bare.p99, ours.p99, mostLatency, micros), none(name+": failures", ours.failures)}, nil
+	return []report.Row{atMost(name+": p99", bare.p99, ours.p99, mostLatency, micros), none(name+": failures", ours.failures)}, nil
 }
 
 // neighbour measures one pod's latency while another floods, in turns with while
 // it does not.
-func (s *stage) neighbour(ctx context.Context) (rows []row, err error) {
+func (s *stage) neighbour(ctx context.Context) (rows []report.Row, err error) {
 	both, err := s.pair(ctx)
 	if err != nil {
 		return nil, err
@@ -250,8 +251,8 @@ func (s *stage) neighbour(ctx context.Context) (rows []row, err error) {
 		got := loud.Over(quiet)
 		name := fmt.Sprintf("neighbour of %d a second, %s", floodPerSecond, flood.name)
 		rows = append(rows,
-			row{what: name + ": p99", bare: quiet.Spread(micros) + " alone", ours: loud.Spread(micros) + ", × " + got.Spread(ratio),
-				goal: "≤ " + ratio(mostNeighbour) + " ×", met: got.Median() <= mostNeighbour},
+			report.Row{What: name + ": p99", Elsewhere: quiet.Spread(micros) + " alone", Here: loud.Spread(micros) + ", × " + got.Spread(ratio),
+				Goal: "≤ " + ratio(mostNeighbour) + " ×", Met: got.Median() <= mostNeighbour},
 			none(name+": failures", failures))
 	}
 	return append(rows, s.imds.rows("neighbour")...), nil

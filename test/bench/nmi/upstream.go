@@ -10,6 +10,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/model"
+	"github.com/aad-pod-identity/aad-pod-identity/test/bench/report"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
 
@@ -101,10 +102,10 @@ func (u *upstream) leave() {
 }
 
 // rows tells what the service saw since the last time.
-func (u *upstream) rows(scenario string) []row {
+func (u *upstream) rows(scenario string) []report.Row {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	out := []row{
+	out := []report.Row{
 		none(scenario+": refused by the metadata service", u.refused),
 		bounded(scenario+": most requests to it in a second", float64(u.perSecond), limitPerSecond, ""),
 		bounded(scenario+": most requests to it at once", float64(u.atOnce), limitAtOnce, ""),
