@@ -3,7 +3,6 @@ package caller_test
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,9 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
@@ -24,6 +21,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/connected"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/link"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
+	"github.com/aad-pod-identity/aad-pod-identity/test/spoof"
 )
 
 // site is a node in a namespace, with a server that tells each caller who it is
@@ -173,72 +171,17 @@ func (s *site) own(name, ip string) (*netns.NS, func()) {
 // spoofer is a pod that takes addresses of its neighbours.
 type spoofer struct {
 	*site
-	ns   *netns.NS
-	own  netip.Prefix
-	fd   int
-	link int
-	mac  net.HardwareAddr
+	*spoof.Spoofer
+
+	ns *netns.NS
 }
 
 func (s *site) spoofer(ns *netns.NS, own string) *spoofer {
 	s.Helper()
-	out := &spoofer{site: s, ns: ns, own: netip.MustParsePrefix(own)}
-	s.must(ns.Do(func() (err error) {
-		eth0, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		out.link, out.mac = eth0.Attrs().Index, eth0.Attrs().HardwareAddr
-		out.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		return err
-	}))
-	s.Cleanup(func() { _ = unix.Close(out.fd) })
-	return out
-}
-
-// become takes an address in the place of its own, and a MAC if one is given.
-func (a *spoofer) become(victim netip.Prefix, mac net.HardwareAddr) {
-	a.Helper()
-	a.must(a.ns.Do(func() error {
-		eth0, err := netlink.LinkByIndex(a.link)
-		if err != nil {
-			return err
-		}
-		if mac != nil {
-			a.mac = mac
-			return netlink.LinkSetHardwareAddr(eth0, mac)
-		}
-		return nil
-	}))
-	a.must(a.ns.DeleteAddr("eth0", a.own))
-	a.must(a.ns.AddAddr("eth0", victim))
-	a.own = victim
-}
-
-// claimARP tells everybody, unasked, that an address is at the spoofer's MAC.
-func (a *spoofer) claimARP(address netip.Addr) {
-	a.Helper()
-	frame := make([]byte, 0, 42)
-	everybody := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	frame = append(append(append(frame, everybody...), a.mac...), 0x08, 0x06)
-	frame = append(frame, 0, 1, 8, 0, 6, 4, 0, 2) // Ethernet, IPv4, a reply
-	frame = append(append(frame, a.mac...), address.AsSlice()...)
-	frame = append(append(frame, everybody...), address.AsSlice()...)
-	a.must(unix.Sendto(a.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: a.link, Halen: 6, Protocol: binary.NativeEndian.Uint16([]byte{0x08, 0x06})}))
-}
-
-// macOf returns the MAC of a pod's link.
-func (s *site) macOf(ns *netns.NS) net.HardwareAddr {
-	s.Helper()
-	var mac net.HardwareAddr
-	s.must(ns.Do(func() error {
-		eth0, err := netlink.LinkByName("eth0")
-		if err == nil {
-			mac = eth0.Attrs().HardwareAddr
-		}
-		return err
-	}))
-	return mac
+	out, err := spoof.New(ns, "eth0", netip.MustParsePrefix(own))
+	s.must(err)
+	s.Cleanup(func() { s.must(out.Close()) })
+	return &spoofer{site: s, Spoofer: out, ns: ns}
 }
 
 // spoof has the spoofer ask in the victim's name a number of times, and returns the
@@ -246,7 +189,7 @@ func (s *site) macOf(ns *netns.NS) net.HardwareAddr {
 func (a *spoofer) spoof(random *rand.Rand, victim *netns.NS, address netip.Addr) map[string]int {
 	answers := map[string]int{}
 	for range 15 {
-		a.claimARP(address)
+		a.must(a.Claim(address))
 		if random.IntN(3) == 0 {
 			answers["victim: "+a.ask(victim, bridgeIP)]++
 		}
@@ -280,11 +223,12 @@ func TestSpoofingOnARealBridge(t *testing.T) {
 				t.Fatalf("the spoofer is taken for %q", got)
 			}
 			a := s.spoofer(other, "10.0.0.3/24")
-			var mac net.HardwareAddr
 			if test.mac {
-				mac = s.macOf(victim)
+				mac, err := spoof.MAC(victim, "eth0")
+				s.must(err)
+				s.must(a.TakeMAC(mac))
 			}
-			a.become(netip.MustParsePrefix("10.0.0.2/24"), mac)
+			s.must(a.Take(netip.MustParsePrefix("10.0.0.2/24")))
 			answers := a.spoof(rand.New(rand.NewPCG(1, 2)), victim, netip.MustParseAddr("10.0.0.2"))
 			if (answers["victim"] > 0) != test.taken {
 				t.Errorf("the spoofer was answered %v", answers)
@@ -315,7 +259,7 @@ func TestAConnectionEndsWithItsProof(t *testing.T) {
 	// A packet is taken in when the kernel comes to it.
 	a, got := s.spoofer(other, "10.0.0.3/24"), "victim"
 	for range 50 {
-		a.claimARP(netip.MustParseAddr("10.0.0.2"))
+		s.must(a.Claim(netip.MustParseAddr("10.0.0.2")))
 		if got = converse(c); got == "" {
 			break
 		}
@@ -332,7 +276,7 @@ func TestAnAddressThatIsTakenAhead(t *testing.T) {
 	s.must(s.node.AddBridge("br0", netip.MustParsePrefix(bridgeIP+"/24")))
 	other := s.onBridge("spoofer", "10.0.0.3")
 	a := s.spoofer(other, "10.0.0.3/24")
-	a.become(netip.MustParsePrefix("10.0.0.2/24"), nil)
+	s.must(a.Take(netip.MustParsePrefix("10.0.0.2/24")))
 	if got := s.meet(other, bridgeIP); got != "!CallerUnknown" {
 		t.Fatalf("got %q", got)
 	}
