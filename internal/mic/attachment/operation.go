@@ -115,6 +115,7 @@ func (p *pass) resume(ctx context.Context) (more bool, err error) {
 
 // send sends the patch, and notes what ARM answered. Failure is ARM's.
 func (p *pass) send(ctx context.Context, patch *compute.Patch) (failure, err error) {
+	p.needs = nil
 	operation, failure := p.apply.Begin(ctx, p.ref, p.seen.ETag, patch)
 	switch {
 	case failure != nil:
@@ -161,6 +162,7 @@ func (p *pass) follow(ctx context.Context) (more bool, err error) {
 
 // poll asks once for the operation that runs.
 func (p *pass) poll(ctx context.Context) (more bool, err error) {
+	p.needs = nil
 	operation, failure := p.apply.Poll(ctx, p.ref, p.record, p.operation)
 	switch {
 	case operation.ResumeToken != "" && p.keptBack(failure):

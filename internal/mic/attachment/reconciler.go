@@ -103,7 +103,7 @@ type Options struct {
 
 // Reconciler brings one resource at a time to what its pods need.
 type Reconciler struct {
-	observe observe.Observer
+	observe *observe.Observer
 	apply   apply.Applier
 	report  report.Reporter
 	arm     ARM
@@ -123,7 +123,7 @@ func NewReconciler(o Options) *Reconciler {
 	o = o.withDefaults()
 	lookup := kube.Lookup{Reader: o.Client}
 	r := &Reconciler{
-		observe: observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
+		observe: &observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
 		apply:   apply.Applier{Client: o.Client, ARM: o.ARM},
 		report:  report.Reporter{Client: o.Client, Events: o.Events, Assigned: tell(lookup, o)},
 		arm:     o.ARM, policy: o.Policy, lookup: lookup, options: o, views: newViews(o.ReconcileInterval), places: newPlaces(), adopted: make(chan struct{}),
@@ -161,14 +161,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	assignments, err := r.observe.Assignments(ctx, ref)
+	needs, err := r.observe.Needs(ctx, ref)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if len(assignments) == 0 && record.UID == "" {
+	if len(needs) == 0 && record.UID == "" {
 		return reconcile.Result{}, nil // nothing to attach, nothing to remove
 	}
-	p := r.newPass(ref, record)
+	p := r.newPass(ref, record, needs)
 	if p.failure = p.held(); p.failure != nil {
 		return p.result(ctx, p.failure) // new pods are told; ARM is left alone
 	}
@@ -187,6 +187,7 @@ type pass struct {
 	ref    compute.Ref
 	record *v1.AzureIdentityAttachment
 
+	needs       []observe.Need      // nil: to be read again
 	seen        *compute.Identities // nil: not known
 	seenAt      time.Time
 	remembered  bool // seen is of a pass before
@@ -251,6 +252,7 @@ func (p *pass) step(ctx context.Context) (more bool, err error) {
 func (p *pass) look(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	p.needs = nil
 	seen, err := p.arm.Get(ctx, p.ref)
 	if err != nil && !p.keptBack(err) {
 		var notFound *armclient.NotFoundError
@@ -263,13 +265,20 @@ func (p *pass) look(ctx context.Context) bool {
 	return true
 }
 
-// plan takes in the assignments that came while ARM was at work.
+// needed returns the assignments, with those that came while ARM was at work.
+func (p *pass) needed(ctx context.Context) (needs []observe.Need, err error) {
+	if p.needs == nil {
+		p.needs, err = p.observe.Needs(ctx, p.ref)
+	}
+	return p.needs, err
+}
+
 func (p *pass) plan(ctx context.Context) (plan.Plan, error) {
-	assignments, err := p.observe.Assignments(ctx, p.ref)
+	needs, err := p.needed(ctx)
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	snapshot, err := p.snapshot(ctx, assignments)
+	snapshot, err := p.snapshot(ctx, needs)
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -332,16 +341,16 @@ func (p *pass) recover(ctx context.Context, batch []armid.ID, failure error) (mo
 
 // say reports how things stand.
 func (p *pass) say(ctx context.Context) error {
-	assignments, err := p.observe.Assignments(ctx, p.ref)
+	needs, err := p.needed(ctx)
 	if err != nil {
 		return err
 	}
 	outcome := report.Outcome{
-		Record: p.record, Assignments: assignments, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
+		Record: p.record, Needs: needs, Wrote: func(shown *v1.AzureAssignedIdentity) { p.observe.Wrote(p.ref, shown) }, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
 		Underway: p.underway, Unasked: p.unasked && p.failure == nil, Operation: p.operation, RetryAfter: p.keepOff, RetryScope: p.keepScope,
 	}
 	if p.seen != nil {
-		snapshot, err := p.snapshot(ctx, assignments)
+		snapshot, err := p.snapshot(ctx, needs)
 		if err != nil {
 			return err
 		}
@@ -379,8 +388,8 @@ func (p *pass) forget(ctx context.Context) (forgotten bool, err error) {
 	if !p.gone {
 		return false, nil
 	}
-	assignments, err := p.observe.Assignments(ctx, p.ref)
-	if err != nil || len(assignments) > 0 {
+	needs, err := p.needed(ctx)
+	if err != nil || len(needs) > 0 {
 		return false, err
 	}
 	return true, p.apply.Forget(ctx, p.record)

@@ -20,15 +20,15 @@ import (
 )
 
 // newPass takes up what the passes before have written.
-func (r *Reconciler) newPass(ref compute.Ref, record *v1.AzureIdentityAttachment) *pass {
-	p := &pass{Reconciler: r, ref: ref, record: record, quarantine: quarantine.Parse(record.Status), unconfirmed: report.Unconfirmed(record.Status)}
+func (r *Reconciler) newPass(ref compute.Ref, record *v1.AzureIdentityAttachment, needs []observe.Need) *pass {
+	p := &pass{Reconciler: r, ref: ref, record: record, needs: needs, quarantine: quarantine.Parse(record.Status), unconfirmed: report.Unconfirmed(record.Status)}
 	p.recall()
 	return p
 }
 
 // snapshot is what a plan of the resource depends on, as far as it is known now.
-func (p *pass) snapshot(ctx context.Context, assignments []*v1.AzureAssignedIdentity) (plan.Snapshot, error) {
-	wanted := observe.Wanted(assignments)
+func (p *pass) snapshot(ctx context.Context, needs []observe.Need) (plan.Snapshot, error) {
+	wanted := observe.Wanted(needs)
 	named, err := p.observe.Named(ctx, slices.AppendSeq(slices.Clone(wanted), maps.Keys(p.quarantine.Refused)))
 	if err != nil {
 		return plan.Snapshot{}, err

@@ -35,7 +35,7 @@ func (r *Reconciler) reconcileNode(ctx context.Context, request reconcile.Reques
 	failures := []error{err}
 	for _, assignment := range assignments {
 		if _, needed := kube.ManagedIdentity(assignment); needed {
-			failures = append(failures, r.report.Say(ctx, assignment, false, reason, message))
+			failures = append(failures, r.report.Say(ctx, assignment, reason, message))
 		}
 	}
 	err = errors.Join(failures...)

@@ -31,39 +31,8 @@ type Observer struct {
 	Live   client.Reader
 	// Namespace is the controller's own, where the records are.
 	Namespace string
-}
 
-// Assignments returns the assignments that need a managed identity on the
-// resource.
-func (o *Observer) Assignments(ctx context.Context, ref compute.Ref) ([]*v1.AzureAssignedIdentity, error) {
-	nodes, err := o.Lookup.NodesOf(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
-	var out []*v1.AzureAssignedIdentity
-	for _, node := range nodes {
-		assignments, err := o.Lookup.AssignmentsOn(ctx, node.Name)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, slices.DeleteFunc(assignments, func(a *v1.AzureAssignedIdentity) bool {
-			_, needed := kube.ManagedIdentity(a)
-			return !needed
-		})...)
-	}
-	return out, nil
-}
-
-// Wanted returns the distinct identities of assignments.
-func Wanted(assignments []*v1.AzureAssignedIdentity) []armid.ID {
-	var out []armid.ID
-	for _, a := range assignments {
-		if id, needed := kube.ManagedIdentity(a); needed {
-			out = append(out, id)
-		}
-	}
-	slices.SortFunc(out, armid.ID.Compare)
-	return slices.Compact(out)
+	memory memory
 }
 
 // Named returns what the AzureIdentities of the cluster say of the identities.

@@ -15,6 +15,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/observe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
 const prefix = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
@@ -36,7 +37,7 @@ func FuzzDelete(f *testing.F) {
 			at := random.IntN(len(all))
 			gone := all[at]
 			all = slices.Delete(all, at, at+1)
-			p := plan.Compute(plan.Snapshot{Seen: seen, Wanted: observe.Wanted(all), Records: owned, Now: time.Unix(0, 0)}, plan.Policy{})
+			p := plan.Compute(plan.Snapshot{Seen: seen, Wanted: observe.Wanted(needs(all)), Records: owned, Now: time.Unix(0, 0)}, plan.Policy{})
 			needed := slices.ContainsFunc(all, func(a *v1.AzureAssignedIdentity) bool { return resourceOf(a) == resourceOf(gone) })
 			switch {
 			case needed && p.Patch != nil:
@@ -49,6 +50,16 @@ func FuzzDelete(f *testing.F) {
 			}
 		}
 	})
+}
+
+func needs(assignments []*v1.AzureAssignedIdentity) []observe.Need {
+	var out []observe.Need
+	for _, a := range assignments {
+		if id, needed := kube.ManagedIdentity(a); needed {
+			out = append(out, observe.Need{ID: id, Assignment: a})
+		}
+	}
+	return out
 }
 
 func resourceOf(a *v1.AzureAssignedIdentity) string {
@@ -75,7 +86,7 @@ func everything(t *testing.T, all []*v1.AzureAssignedIdentity) (compute.Identiti
 	t.Helper()
 	seen := compute.Identities{Type: compute.TypeUserAssigned, Present: map[armid.ID]string{}, ETag: "e"}
 	var owned []v1.OwnedIdentity
-	for _, id := range observe.Wanted(all) {
+	for _, id := range observe.Wanted(needs(all)) {
 		seen.Present[id] = "c"
 		owned = append(owned, v1.OwnedIdentity{ResourceID: id.String(), State: v1.OwnershipOwned})
 	}

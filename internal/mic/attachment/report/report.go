@@ -22,6 +22,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/observe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
@@ -32,8 +33,11 @@ import (
 type Outcome struct {
 	// Record is the resource's record; without a UID there is none to report on.
 	Record *v1.AzureIdentityAttachment
-	// Assignments are those that need an identity on the resource.
-	Assignments []*v1.AzureAssignedIdentity
+	// Needs are the assignments that need an identity on the resource.
+	Needs []observe.Need
+	// Wrote, if set, is told of each assignment that was changed, as the cache
+	// showed it. It is called by several goroutines at once.
+	Wrote func(shown *v1.AzureAssignedIdentity)
 	// Seen is what ARM showed last; nil if it could not be asked.
 	Seen *compute.Identities
 	// There and Pending are of the plan; both are empty if Seen is nil.
@@ -72,12 +76,13 @@ type Reporter struct {
 // written that says the same already. One failed write does not keep the others
 // from being tried.
 func (r *Reporter) Report(ctx context.Context, o Outcome) error {
-	failures := make([]error, len(o.Assignments))
+	due := o.due()
+	failures := make([]error, len(due))
 	var group errgroup.Group
 	group.SetLimit(writesAtOnce)
-	for i, assignment := range o.Assignments {
+	for i, change := range due {
 		group.Go(func() error {
-			failures[i] = r.assignment(ctx, assignment, o)
+			failures[i] = r.change(ctx, o, change)
 			return nil
 		})
 	}
@@ -94,6 +99,28 @@ type verdict struct {
 	assigned bool
 	reason   v1.Reason
 	message  string
+}
+
+func (v verdict) state() string {
+	if v.assigned {
+		return v1.AssignedIDAssigned
+	}
+	return v1.AssignedIDCreated
+}
+
+func (v verdict) condition() metav1.Condition {
+	out := metav1.Condition{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: string(v.reason), Message: v.message}
+	if v.assigned {
+		out.Status = metav1.ConditionTrue
+	}
+	return out
+}
+
+// isSaid reports whether the assignment says so already.
+func (v verdict) isSaid(a *v1.AzureAssignedIdentity) bool {
+	want, has := v.condition(), meta.FindStatusCondition(a.Status.Conditions, v1.ConditionReady)
+	return a.Status.Status == v.state() && has != nil &&
+		has.Status == want.Status && has.Reason == want.Reason && has.Message == want.Message && has.ObservedGeneration == want.ObservedGeneration
 }
 
 // suspectMessage is said of an identity that may have to do with a refusal.
@@ -126,20 +153,53 @@ func (o Outcome) resource() string {
 	return o.Record.Spec.ResourceID
 }
 
-func (r *Reporter) assignment(ctx context.Context, a *v1.AzureAssignedIdentity, o Outcome) error {
-	id, needed := kube.ManagedIdentity(a)
-	if !needed {
-		return nil
+// change is what is to be written to an assignment.
+type change struct {
+	observe.Need
+
+	say verdict
+}
+
+// due returns the assignments of which something else is to be said than they
+// say. There may be thousands of assignments, of a few identities.
+func (o Outcome) due() []change {
+	verdicts := map[armid.ID]verdict{}
+	var out []change
+	for _, need := range o.Needs {
+		said, known := verdicts[need.ID]
+		if !known {
+			said = o.verdict(need.ID)
+			verdicts[need.ID] = said
+		}
+		if !said.isSaid(need.Assignment) && !o.silent(need.Assignment, said) {
+			out = append(out, change{need, said})
+		}
 	}
-	said := o.verdict(id)
+	return out
+}
+
+// silent reports whether nothing is said of an assignment now.
+func (o Outcome) silent(a *v1.AzureAssignedIdentity, said verdict) bool {
 	switch {
 	case said.assigned, said.reason == v1.ReasonIdentityRefused:
+		return false
 	case o.Underway, o.stays(a.Status.Conditions, v1.ConditionReady, said.reason):
-		return nil
-	case o.Seen == nil && isAssigned(a):
-		return nil // it was there, and nobody says that it went
+		return true
 	}
-	return r.Say(ctx, a, said.assigned, said.reason, said.message)
+	return o.Seen == nil && isAssigned(a) // it was there, and nobody says that it went
+}
+
+// change writes to one assignment.
+func (r *Reporter) change(ctx context.Context, o Outcome, c change) error {
+	if c.Behind {
+		return apierrors.NewConflict(v1.GroupVersion.WithResource("azureassignedidentities").GroupResource(), c.Assignment.Name,
+			errors.New("the cache does not show the last change yet"))
+	}
+	written, err := r.say(ctx, c.Assignment, c.say)
+	if written && o.Wrote != nil {
+		o.Wrote(c.Assignment)
+	}
+	return err
 }
 
 // stays reports whether what was last said of what is pending tells more than the
@@ -152,33 +212,35 @@ func isAssigned(a *v1.AzureAssignedIdentity) bool {
 	return a.Status.Status == v1.AssignedIDAssigned || a.Status.Status == v1.AssignedIDLegacy
 }
 
-// Say writes the state and condition of one assignment, and the Event that goes
-// with a change. An assignment that changed since it was read is an error: what
-// is said might not be true of it any more.
-func (r *Reporter) Say(ctx context.Context, a *v1.AzureAssignedIdentity, assigned bool, reason v1.Reason, message string) error {
-	updated := a.DeepCopy()
-	condition := metav1.Condition{Type: v1.ConditionReady, Status: metav1.ConditionFalse, Reason: string(reason), Message: message}
-	updated.Status.Status = v1.AssignedIDCreated
-	if assigned {
-		updated.Status.Status, condition.Status = v1.AssignedIDAssigned, metav1.ConditionTrue
-	}
-	changed := meta.SetStatusCondition(&updated.Status.Conditions, condition)
-	if !changed && updated.Status.Status == a.Status.Status {
-		return nil
-	}
-	err := r.Client.Patch(ctx, updated, client.MergeFromWithOptions(a, client.MergeFromWithOptimisticLock{}))
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("writing the state of assignment %s: %w", client.ObjectKeyFromObject(a), err)
-	}
-	r.tell(ctx, a, assigned, reason, message)
-	return nil
+// Say writes the state and condition of one assignment that nothing can be
+// attached for, and the Event that goes with a change. An assignment that changed
+// since it was read is an error: what is said might not be true of it any more.
+func (r *Reporter) Say(ctx context.Context, a *v1.AzureAssignedIdentity, reason v1.Reason, message string) error {
+	_, err := r.say(ctx, a, verdict{reason: reason, message: message})
+	return err
 }
 
-func (r *Reporter) tell(ctx context.Context, a *v1.AzureAssignedIdentity, assigned bool, reason v1.Reason, message string) {
-	if assigned && !isAssigned(a) && r.Assigned != nil {
+// say reports whether the API server has another version of the assignment now.
+func (r *Reporter) say(ctx context.Context, a *v1.AzureAssignedIdentity, said verdict) (written bool, err error) {
+	if said.isSaid(a) {
+		return false, nil
+	}
+	updated := a.DeepCopy()
+	updated.Status.Status = said.state()
+	meta.SetStatusCondition(&updated.Status.Conditions, said.condition())
+	err = r.Client.Patch(ctx, updated, client.MergeFromWithOptions(a, client.MergeFromWithOptimisticLock{}))
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("writing the state of assignment %s: %w", client.ObjectKeyFromObject(a), err)
+	}
+	r.tell(ctx, a, said)
+	return updated.ResourceVersion != a.ResourceVersion, nil
+}
+
+func (r *Reporter) tell(ctx context.Context, a *v1.AzureAssignedIdentity, said verdict) {
+	if said.assigned && !isAssigned(a) && r.Assigned != nil {
 		r.Assigned(ctx, a)
 	}
 	if a.Spec.AzureBindingRef == nil || a.Spec.AzureIdentityRef == nil {
@@ -186,11 +248,11 @@ func (r *Reporter) tell(ctx context.Context, a *v1.AzureAssignedIdentity, assign
 	}
 	binding, pod := events.Binding(a.Spec.AzureBindingRef), kube.PodOf(a).String()
 	switch {
-	case assigned && !isAssigned(a):
+	case said.assigned && !isAssigned(a):
 		r.Events.Forget(binding.UID, pod)
 		r.Events.Normal(binding, events.BindingApplied, fmt.Sprintf("pod %s may use AzureIdentity %s", pod, a.Spec.AzureIdentityRef.Name))
-	case !assigned && reason != v1.ReasonAttaching:
-		r.Events.Warn(binding, pod, events.BindingApplyError, fmt.Sprintf("pod %s cannot use AzureIdentity %s yet: %s: %s", pod, a.Spec.AzureIdentityRef.Name, reason, message))
+	case !said.assigned && said.reason != v1.ReasonAttaching:
+		r.Events.Warn(binding, pod, events.BindingApplyError, fmt.Sprintf("pod %s cannot use AzureIdentity %s yet: %s: %s", pod, a.Spec.AzureIdentityRef.Name, said.reason, said.message))
 	}
 }
 
