@@ -84,9 +84,15 @@ func TestAHundredRestarts(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// An upgrade brings another program with other flags; the order is that of a
-	// DaemonSet, which ends the old one first.
-	versions := [][]string{{"--operation-mode=standard"}, {"--operation-mode=standard", "--log-format=json", "--ipt-update-interval-sec=1"}}
+	// An upgrade brings another program with other flags and other rules: the port
+	// is in all of them. The order is that of a DaemonSet, which ends the old one
+	// first.
+	versions := [][]string{
+		{"--operation-mode=standard"},
+		{"--operation-mode=standard", "--log-format=json", "--ipt-update-interval-sec=1"},
+		{"--operation-mode=standard", "--nmi-port=2580"},
+		{"--operation-mode=standard"},
+	}
 	signals := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL}
 	for i := range restarts {
 		awaitServed(t, l, i)

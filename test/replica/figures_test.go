@@ -10,12 +10,14 @@ func TestAuditCountsOneUsersWrites(t *testing.T) {
 {"verb":"patch","user":{"username":"mic"},"objectRef":{"resource":"azureidentities","subresource":"status"},"responseStatus":{"code":409}}
 {"verb":"update","user":{"username":"mic"},"objectRef":{"resource":"leases"},"responseStatus":{"code":200}}
 {"verb":"update","user":{"username":"mic"},"objectRef":{"resource":"endpoints"},"responseStatus":{"code":200}}
+{"verb":"create","user":{"username":"mic"},"objectRef":{"resource":"events","name":"aad-pod-identity-mic.18ea5e6f3e5b9cdf"},"responseStatus":{"code":201}}
+{"verb":"create","user":{"username":"mic"},"objectRef":{"resource":"events","name":"web.18ea5e6f3e5b9cdf"},"responseStatus":{"code":201}}
 {"verb":"list","user":{"username":"mic"},"objectRef":{"resource":"pods"},"responseStatus":{"code":200}}
 {"verb":"create","user":{"username":"somebody"},"objectRef":{"resource":"pods"},"responseStatus":{"code":201}}
 {"verb":"create","user":{"username":"mic"},"objectRef":{"res`
 	counts := Writes{}
 	read := counts.add([]byte(log), "mic")
-	if counts["create azureassignedidentities"] != 1 || counts.Total() != 2 || counts.Refused() != "refused: 1 × patch azureidentities/status: 409" {
+	if counts["create azureassignedidentities"] != 1 || counts["create events"] != 1 || counts.Total() != 3 || counts.Refused() != "refused: 1 × patch azureidentities/status: 409" {
 		t.Errorf("got %v", counts)
 	}
 	if want := strings.LastIndex(log, "\n") + 1; read != want {

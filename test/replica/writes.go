@@ -39,11 +39,26 @@ func (w Writes) Refused() string {
 	return "refused: " + strings.Join(out, ", ")
 }
 
-// locks are what says who leads.
-func locks() []string { return []string{"leases", "endpoints"} }
+// lockName is the name of MIC's locks.
+const lockName = "aad-pod-identity-mic"
 
-// add counts the whole lines of an audit log and returns how long they are. The
-// renewals of the locks do not count.
+// object is what a request was for.
+type object struct{ Resource, Subresource, Name string }
+
+// ofLocks reports whether a request was about who leads: the locks themselves, and
+// the Event that a new leader writes.
+func (o object) ofLocks() bool {
+	switch o.Resource {
+	case "leases", "endpoints":
+		return true
+	case "events":
+		return strings.HasPrefix(o.Name, lockName+".")
+	}
+	return false
+}
+
+// add counts the whole lines of an audit log and returns how long they are. What
+// is about the locks does not count.
 func (w Writes) add(log []byte, user string) (read int) {
 	for {
 		line, _, whole := bytes.Cut(log[read:], []byte("\n"))
@@ -54,10 +69,10 @@ func (w Writes) add(log []byte, user string) (read int) {
 		var event struct {
 			Verb      string
 			User      struct{ Username string }
-			ObjectRef struct{ Resource, Subresource string }
+			ObjectRef object
 			Status    struct{ Code int } `json:"responseStatus"`
 		}
-		if json.Unmarshal(line, &event) != nil || event.User.Username != user || slices.Contains(locks(), event.ObjectRef.Resource) {
+		if json.Unmarshal(line, &event) != nil || event.User.Username != user || event.ObjectRef.ofLocks() {
 			continue
 		}
 		switch event.Verb {
