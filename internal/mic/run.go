@@ -123,9 +123,13 @@ func (c config) register(ctx context.Context, mgr manager.Manager, recorder *eve
 	if err := c.openCloud(recorder, metrics); err != nil {
 		return err
 	}
+	shared, err := kube.NewShared(ctx, mgr.GetCache())
+	if err != nil {
+		return err
+	}
 	attached := newAttachmentMetrics(ctx, metrics.registry, mgr.GetClient())
 	attachments := attachment.NewReconciler(attachment.Options{
-		Client: statusWriter{mgr.GetClient(), recorder, metrics.statusFailed}, Live: mgr.GetAPIReader(), Events: recorder, ARM: c.cloud.arm, Namespace: c.namespace,
+		Client: statusWriter{mgr.GetClient(), recorder, metrics.statusFailed}, Shared: shared, Live: mgr.GetAPIReader(), Events: recorder, ARM: c.cloud.arm, Namespace: c.namespace,
 		Policy: func() plan.Policy { return *c.cloud.policy.Load() }, GatherWindow: c.GatherWindow, RetryMin: c.RetryMin, RetryMax: c.RetryMax,
 		PollInterval: c.ARM.PollInterval, OperationTimeout: c.ARM.OperationTimeout,
 		QuarantineMin: c.QuarantineMin, QuarantineMax: c.QuarantineMax,

@@ -45,7 +45,7 @@ func TestNeighbourSpoofed(t *testing.T) {
 
 			steals := newAsker(thiefIn, wanted)
 			steals.http.Timeout, victimAsks.http.Timeout = time.Second, time.Second
-			random := rand.New(rand.NewPCG(5, 6)) //nolint:gosec // no secret
+			random := rand.New(rand.NewPCG(5, 6))
 			for range 40 {
 				must(t, s.Claim(taken.Addr()))
 				if random.IntN(3) == 0 {

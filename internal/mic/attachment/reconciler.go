@@ -61,6 +61,8 @@ type ARM interface {
 // Namespace are needed.
 type Options struct {
 	Client client.Client
+	// Shared, if set, is of the Client's cache.
+	Shared *kube.Shared
 	// Live reads from the API server itself.
 	Live   client.Reader
 	Events *events.Recorder
@@ -121,7 +123,7 @@ type Reconciler struct {
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
 	o = o.withDefaults()
-	lookup := kube.Lookup{Reader: o.Client}
+	lookup := kube.Lookup{Reader: o.Client, Shared: o.Shared}
 	r := &Reconciler{
 		observe: &observe.Observer{Lookup: lookup, Live: o.Live, Namespace: o.Namespace},
 		apply:   apply.Applier{Client: o.Client, ARM: o.ARM},

@@ -44,21 +44,9 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			return out
 		})},
 		{&v1.AzureAssignedIdentity{}, byPod, of(func(a *v1.AzureAssignedIdentity) []string { return some(PodOf(a).String()) })},
-		{&v1.AzureAssignedIdentity{}, byNode, of(func(a *v1.AzureAssignedIdentity) []string { return some(a.Spec.NodeName) })},
-		{&corev1.Node{}, byRef, of(func(n *corev1.Node) []string {
-			ref, err := compute.ParseProviderID(n.Spec.ProviderID)
-			if err != nil {
-				return nil
-			}
-			return some(ref.String())
-		})},
-		{&v1.AzureIdentity{}, byResource, of(func(i *v1.AzureIdentity) []string {
-			id, ok := ResourceOf(i)
-			if !ok {
-				return nil
-			}
-			return some(id.String())
-		})},
+		{&v1.AzureAssignedIdentity{}, byNode, of(nodeOf)},
+		{&corev1.Node{}, byRef, of(refOf)},
+		{&v1.AzureIdentity{}, byResource, of(resourceOf)},
 		{&v1.AzureIdentityAttachment{}, byRefused, of(Troubled)},
 	} {
 		if err := indexer.IndexField(ctx, index.object, index.name, index.keys); err != nil {
@@ -76,6 +64,24 @@ func of[T client.Object](keys func(T) []string) client.IndexerFunc {
 		}
 		return keys(typed)
 	}
+}
+
+func nodeOf(a *v1.AzureAssignedIdentity) []string { return some(a.Spec.NodeName) }
+
+func refOf(n *corev1.Node) []string {
+	ref, err := compute.ParseProviderID(n.Spec.ProviderID)
+	if err != nil {
+		return nil
+	}
+	return some(ref.String())
+}
+
+func resourceOf(i *v1.AzureIdentity) []string {
+	id, ok := ResourceOf(i)
+	if !ok {
+		return nil
+	}
+	return some(id.String())
 }
 
 func some(key string) []string {
@@ -145,6 +151,8 @@ func PodOf(a *v1.AzureAssignedIdentity) identity.Key {
 // Lookup reads the cache. Objects are only read: they are shared.
 type Lookup struct {
 	Reader client.Reader
+	// Shared, if set, is of the Reader's cache, and answers at less cost.
+	Shared *Shared
 }
 
 // Bindings returns the bindings that may have the selector.
@@ -212,11 +220,21 @@ func (l Lookup) AssignmentsOf(ctx context.Context, pod identity.Key) ([]*v1.Azur
 	return pointers(list.Items), err
 }
 
-// AssignmentsOn returns the assignments of a node's pods.
-func (l Lookup) AssignmentsOn(ctx context.Context, node string) ([]*v1.AzureAssignedIdentity, error) {
-	var list v1.AzureAssignedIdentityList
-	err := l.list(ctx, &list, client.MatchingFields{byNode: node})
-	return pointers(list.Items), err
+// AssignmentsOn returns the assignments of the pods of nodes.
+func (l Lookup) AssignmentsOn(ctx context.Context, nodes ...string) (out []*v1.AzureAssignedIdentity, err error) {
+	for _, node := range nodes {
+		if l.Shared != nil {
+			out, err = find(out, l.Shared.assignments, byNode, node)
+		} else {
+			var list v1.AzureAssignedIdentityList
+			err = l.list(ctx, &list, client.MatchingFields{byNode: node})
+			out = append(out, pointers(list.Items)...)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // Node returns a node, or nil if there is none.
@@ -231,6 +249,9 @@ func (l Lookup) Node(ctx context.Context, name string) (*corev1.Node, error) {
 
 // NodesOf returns the nodes of a virtual machine or scale set.
 func (l Lookup) NodesOf(ctx context.Context, ref compute.Ref) ([]*corev1.Node, error) {
+	if l.Shared != nil {
+		return find[*corev1.Node](nil, l.Shared.nodes, byRef, ref.String())
+	}
 	var list corev1.NodeList
 	err := l.list(ctx, &list, client.MatchingFields{byRef: ref.String()})
 	return pointers(list.Items), err
@@ -245,6 +266,9 @@ func (l Lookup) Attachments(ctx context.Context) ([]*v1.AzureIdentityAttachment,
 
 // Naming returns the AzureIdentities that name a managed identity.
 func (l Lookup) Naming(ctx context.Context, id armid.ID) ([]*v1.AzureIdentity, error) {
+	if l.Shared != nil {
+		return find[*v1.AzureIdentity](nil, l.Shared.identities, byResource, id.String())
+	}
 	var list v1.AzureIdentityList
 	err := l.list(ctx, &list, client.MatchingFields{byResource: id.String()})
 	return pointers(list.Items), err

@@ -29,13 +29,13 @@ func (o *Observer) Needs(ctx context.Context, ref compute.Ref) ([]Need, error) {
 	if err != nil {
 		return nil, err
 	}
-	var assignments []*v1.AzureAssignedIdentity
+	names := make([]string, 0, len(nodes))
 	for _, node := range nodes {
-		more, err := o.Lookup.AssignmentsOn(ctx, node.Name)
-		if err != nil {
-			return nil, err
-		}
-		assignments = append(assignments, more...)
+		names = append(names, node.Name)
+	}
+	assignments, err := o.Lookup.AssignmentsOn(ctx, names...)
+	if err != nil {
+		return nil, err
 	}
 	return o.memory.read(ref, assignments), nil
 }

@@ -1,0 +1,75 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+)
+
+// Shared finds the cache's own objects by the indexes that every pass over a scale
+// set asks, once for each of its nodes and identities. A list of the client's
+// copies each object and costs more than all that a pass does with them.
+type Shared struct {
+	nodes, assignments, identities toolscache.Indexer
+}
+
+// NewShared adds its indexes to the cache. It must be called once, before the
+// cache starts.
+func NewShared(ctx context.Context, informers cache.Informers) (*Shared, error) {
+	out := &Shared{}
+	for _, index := range []struct {
+		into   *toolscache.Indexer
+		object client.Object
+		name   string
+		keys   client.IndexerFunc
+	}{
+		{&out.nodes, &corev1.Node{}, byRef, of(refOf)},
+		{&out.assignments, &v1.AzureAssignedIdentity{}, byNode, of(nodeOf)},
+		{&out.identities, &v1.AzureIdentity{}, byResource, of(resourceOf)},
+	} {
+		indexer, err := share(ctx, informers, index.object, toolscache.Indexers{index.name: func(object any) ([]string, error) {
+			typed, ok := object.(client.Object)
+			if !ok {
+				return nil, nil
+			}
+			return index.keys(typed), nil
+		}})
+		if err != nil {
+			return nil, fmt.Errorf("indexing %T by %s: %w", index.object, index.name, err)
+		}
+		*index.into = indexer
+	}
+	return out, nil
+}
+
+func share(ctx context.Context, informers cache.Informers, object client.Object, indexers toolscache.Indexers) (toolscache.Indexer, error) {
+	informer, err := informers.GetInformer(ctx, object, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, err
+	}
+	shared, ok := informer.(toolscache.SharedIndexInformer)
+	if !ok {
+		return nil, fmt.Errorf("its informer is a %T, which has no index of its own: keep the kind of the whole cluster", informer)
+	}
+	return shared.GetIndexer(), shared.AddIndexers(indexers)
+}
+
+// find adds the objects under a key to those that were found before.
+func find[T client.Object](found []T, indexer toolscache.Indexer, index, key string) ([]T, error) {
+	objects, err := indexer.ByIndex(index, key)
+	if err != nil {
+		return found, fmt.Errorf("looking up %s: %w", index, err)
+	}
+	for _, object := range objects {
+		if typed, ok := object.(T); ok {
+			found = append(found, typed)
+		}
+	}
+	return found, nil
+}
