@@ -38,6 +38,7 @@ type Writer struct {
 	reports dynamic.ResourceInterface
 	self    kubernetes.Interface
 
+	last    v1.AzureIdentityNodeReportStatus  // what the report should say
 	written *v1.AzureIdentityNodeReportStatus // what the report says, if it is known
 	node    *metav1.OwnerReference            // nil until it is known
 }
@@ -92,18 +93,29 @@ func (w *Writer) look(ctx context.Context) (wrote bool, err error) {
 		before = w.written.Conditions
 	}
 	status := Status(facts, before, time.Now())
+	w.last = status
 	if w.written != nil && !differs(*w.written, status) {
 		return false, nil
 	}
-	if err := w.write(ctx, status); err != nil {
-		return true, fmt.Errorf("writing the report of node %s: %w", w.options.Node, err)
-	}
-	w.written = &status
-	return true, nil
+	return true, w.write(ctx, status)
 }
 
-// write sets the status, and makes the report if there is none.
+// End writes how the agent leaves its node, at once. [Writer.Run] must have
+// returned.
+func (w *Writer) End(ctx context.Context, end End) error {
+	return w.write(ctx, Ended(w.last, end, time.Now()))
+}
+
 func (w *Writer) write(ctx context.Context, status v1.AzureIdentityNodeReportStatus) error {
+	if err := w.apply(ctx, status); err != nil {
+		return fmt.Errorf("writing the report of node %s: %w", w.options.Node, err)
+	}
+	w.written = &status
+	return nil
+}
+
+// apply sets the status, and makes the report if there is none.
+func (w *Writer) apply(ctx context.Context, status v1.AzureIdentityNodeReportStatus) error {
 	options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
 	object, err := w.object(status)
 	if err != nil {
