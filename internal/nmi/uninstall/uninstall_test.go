@@ -35,6 +35,8 @@ type stage struct {
 	admin  client.WithWatch
 	config *rest.Config // with the command's own rights
 	ns     string
+
+	playing *sync.WaitGroup // what the test plays while the command runs
 }
 
 // rights are all that the command needs, by what they are for.
@@ -50,7 +52,7 @@ func rights() map[string]rbacv1.PolicyRule {
 // newStage makes a namespace whose user has the rights but for those without.
 func newStage(t *testing.T, admin client.WithWatch, config *rest.Config, ns string, without ...string) stage {
 	t.Helper()
-	s := stage{T: t, admin: admin, config: rest.CopyConfig(config), ns: ns}
+	s := stage{T: t, admin: admin, config: rest.CopyConfig(config), ns: ns, playing: &sync.WaitGroup{}}
 	s.config.Impersonate = rest.ImpersonationConfig{UserName: "uninstaller-" + ns}
 	s.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
 	given := rights()
@@ -167,10 +169,11 @@ func (s stage) sticks(pod *corev1.Pod) {
 // left, lets it go, as the garbage collector does.
 func (s stage) onDelete(set *appsv1.DaemonSet, f func()) {
 	s.Helper()
-	watcher, err := s.admin.Watch(s.Context(), &appsv1.DaemonSetList{}, client.InNamespace(s.ns))
+	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+	watcher, err := s.admin.Watch(ctx, &appsv1.DaemonSetList{}, client.InNamespace(s.ns))
 	s.must(err)
-	var playing sync.WaitGroup
-	playing.Go(func() {
+	s.playing.Go(func() {
+		defer cancel()
 		defer watcher.Stop()
 		for event := range watcher.ResultChan() {
 			now, ok := event.Object.(*appsv1.DaemonSet)
@@ -191,7 +194,6 @@ func (s stage) onDelete(set *appsv1.DaemonSet, f func()) {
 			return
 		}
 	})
-	s.Cleanup(playing.Wait)
 }
 
 func (s stage) collect(set *appsv1.DaemonSet) {
@@ -215,6 +217,7 @@ func (s stage) uninstallWith(config *rest.Config, code int, words string, args .
 	var out bytes.Buffer
 	base := []string{"--namespace=" + s.ns, "--daemonset=" + setName, "--report-namespace=" + s.ns}
 	got := execute(ctx, &Options{rest: config}, append(base, args...), world{&out, &out})
+	s.playing.Wait()
 	if got != code || !strings.Contains(out.String(), words) {
 		s.Errorf("exit code %d, want %d and the words %q in\n%s", got, code, words, out.String())
 	}
@@ -234,25 +237,20 @@ func TestUninstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, test := range []struct {
-		name string
-		play func(stage)
-	}{
-		{"all agents end", allEnd},
-		{"an agent does not end in time, and later it does", oneSticks},
-		{"an agent ends without a word, and somebody cleans its node", oneIsSilent},
-		{"a node that is gone does not matter", nodeIsGone},
-		{"agents come while others end", agentComesLate},
-		{"there is no daemonset", nothingThere},
-		{"somebody makes the daemonset anew", madeAnew},
-		{"the watch breaks, and what it was to go on from is forgotten", watchExpires},
-		{"agents that write no reports", noReports},
-		{"it is told to end itself", toldToEnd},
+	for name, play := range map[string]func(stage){
+		"all-end":              allEnd,
+		"one-sticks":           oneSticks,
+		"one-is-silent":        oneIsSilent,
+		"node-is-gone":         nodeIsGone,
+		"agent-comes-late":     agentComesLate,
+		"nothing-there":        nothingThere,
+		"made-anew":            madeAnew,
+		"watch-expires":        watchExpires,
+		"no-reports":           noReports,
+		"told-to-end":          toldToEnd,
+		"could-not-be-removed": couldNotBeRemoved,
 	} {
-		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
-			name := strings.ToLower(strings.NewReplacer(" ", "-", ",", "").Replace(test.name))
-			test.play(newStage(t, admin, config, name[:min(len(name), 40)]))
-		})
+		t.Run(name, func(t *testing.T) { play(newStage(t, admin, config, name)) })
 	}
 	t.Run("without a right", func(t *testing.T) { testForbidden(t, admin, config) })
 	// The last one: it takes the kind away.
@@ -263,6 +261,7 @@ func TestUninstall(t *testing.T) {
 	})
 }
 
+// allEnd: each agent removes its rules and says so; a second run only looks.
 func allEnd(s stage) {
 	set := s.daemonSet()
 	var pods []*corev1.Pod
@@ -288,6 +287,8 @@ func allEnd(s stage) {
 	s.uninstall(CodeDone, "DaemonSet "+s.ns+"/nmi is gone already\n3 nodes are known")
 }
 
+// oneSticks: nobody hears one agent. It is named, now and again, and no more once
+// it has ended.
 func oneSticks(s stage) {
 	set := s.daemonSet()
 	s.makeNode("well", corev1.ConditionTrue)
@@ -308,6 +309,8 @@ func oneSticks(s stage) {
 	s.uninstall(CodeDone, "2 nodes are known")
 }
 
+// oneIsSilent: an agent is killed. Its node is named until somebody deletes the
+// report, as the remedy says.
 func oneIsSilent(s stage) {
 	set := s.daemonSet()
 	s.makeNode("killed", corev1.ConditionTrue)
@@ -320,6 +323,7 @@ func oneIsSilent(s stage) {
 	s.uninstall(CodeDone, "gone already")
 }
 
+// nodeIsGone: what has no Node object any more is not named.
 func nodeIsGone(s stage) {
 	set := s.daemonSet()
 	s.makeNode("there", corev1.ConditionTrue)
@@ -384,6 +388,7 @@ func madeAnew(s stage) {
 	}
 }
 
+// watchExpires: the API server has forgotten from where to go on.
 func watchExpires(s stage) {
 	set := s.daemonSet()
 	s.makeNode("a", corev1.ConditionTrue)
@@ -422,13 +427,26 @@ func noReportsIn(s stage, args ...string) {
 	s.uninstall(CodeDone, "whether they removed NMI's rules is not known", args...)
 }
 
-func toldToEnd(s stage) {
+// couldNotBeRemoved: the agent's own words are said.
+func couldNotBeRemoved(s stage) {
 	set := s.daemonSet()
-	s.agent(set, "a")
+	s.makeNode("a", corev1.ConditionTrue)
+	pod := s.agent(set, "a")
+	s.onDelete(set, func() { s.report(pod, metav1.ConditionTrue, v1.ReasonRulesLeft); s.vanishes(pod) })
+	s.uninstall(CodeLeft, "  "+s.node("a")+": as the agent says\n")
+}
+
+func toldToEnd(s stage) {
+	s.agent(s.daemonSet(), "a")
 	ctx, cancel := context.WithCancelCause(s.Context())
-	s.onDelete(set, func() { cancel(errors.New("told to end")) })
+	config := s.tap(func(r *http.Request) *http.Response {
+		if r.URL.Query().Get("watch") != "" {
+			cancel(errors.New("told to end"))
+		}
+		return nil
+	})
 	var out bytes.Buffer
-	if code := execute(ctx, &Options{rest: s.config}, []string{"--namespace=" + s.ns, "--daemonset=nmi"}, world{&out, &out}); code != CodeError || !strings.Contains(out.String(), "told to end") {
+	if code := execute(ctx, &Options{rest: config}, []string{"--namespace=" + s.ns, "--daemonset=nmi"}, world{&out, &out}); code != CodeError || !strings.Contains(out.String(), "told to end") {
 		s.Errorf("exit code %d:\n%s", code, out.String())
 	}
 }
