@@ -166,7 +166,7 @@ const (
 	// node.
 	ReasonRulesRemoved Reason = "RulesRemoved"
 	// ReasonRulesLeft: the agent has ended for good and could not take all of its
-	// rules from the node.
+	// rules from the node, or could not put all of them there and left some.
 	ReasonRulesLeft Reason = "RulesLeft"
 	// ReasonNoRules: the agent could not put rules on the node, and none of an agent
 	// before it are there.

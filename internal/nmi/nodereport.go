@@ -36,9 +36,13 @@ func (r *runner) prepareReport() (err error) {
 	return err
 }
 
-// reportNode logs what changes, and writes it to the node's report if there is
-// one.
+// reportNode logs what changes once the rules are in place, and writes it to the
+// node's report if there is one.
 func (r *runner) reportNode(ctx context.Context) {
+	select {
+	case <-r.kept:
+	case <-ctx.Done():
+	}
 	if r.report != nil {
 		r.report.Run(ctx)
 		return
@@ -67,21 +71,19 @@ func (r *runner) leave(ctx context.Context) {
 	leave.Run(ctx, o)
 }
 
-// failed says in the report why an agent ends that never came to put its rules in
-// place, if the node has none of an agent before it either.
+// failed says in the report what an agent leaves that never came to put all of its
+// rules in place. They stay, and so do those of an agent before it.
 func (r *runner) failed(ctx context.Context, why error) {
 	if r.report == nil || r.health.Kept.Load() {
 		return
 	}
-	tables, err := r.redirect.Tables()
-	if err != nil || len(tables) > 0 {
-		return // there is something to clean up, or there may be
+	end := nodereport.End{Reason: v1.ReasonNoRules, Message: "the agent has ended, and the node has no rules of its: " + why.Error()}
+	if tables, err := r.redirect.Tables(); err != nil || len(tables) > 0 {
+		end = nodereport.End{Reason: v1.ReasonRulesLeft, Message: "the agent has ended, and the node has some rules of its, nmi cleanup removes them: " + why.Error()}
 	}
 	ctx, cancel := context.WithTimeout(ctx, leave.Timeout)
 	defer cancel()
-	if err := r.report.End(ctx, nodereport.End{Reason: v1.ReasonNoRules, Message: "the agent has ended, and the node has no rules of its: " + why.Error()}); err != nil {
-		r.log.Warn("node report is not written", "error", err)
-	}
+	r.wroteReport()(r.report.End(ctx, end))
 }
 
 // wroteReport logs when writing begins to fail.

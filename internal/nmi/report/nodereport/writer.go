@@ -38,7 +38,7 @@ type Writer struct {
 	reports dynamic.ResourceInterface
 	self    kubernetes.Interface
 
-	last    v1.AzureIdentityNodeReportStatus  // what the report should say
+	last    *v1.AzureIdentityNodeReportStatus // what the report should say; nil before the first look
 	written *v1.AzureIdentityNodeReportStatus // what the report says, if it is known
 	node    *metav1.OwnerReference            // nil until it is known
 }
@@ -93,7 +93,7 @@ func (w *Writer) look(ctx context.Context) (wrote bool, err error) {
 		before = w.written.Conditions
 	}
 	status := Status(facts, before, time.Now())
-	w.last = status
+	w.last = &status
 	if w.written != nil && !differs(*w.written, status) {
 		return false, nil
 	}
@@ -103,7 +103,11 @@ func (w *Writer) look(ctx context.Context) (wrote bool, err error) {
 // End writes how the agent leaves its node, at once. [Writer.Run] must have
 // returned.
 func (w *Writer) End(ctx context.Context, end End) error {
-	return w.write(ctx, Ended(w.last, end, time.Now()))
+	if w.last == nil {
+		status := Status(w.options.Facts(ctx), nil, time.Now())
+		w.last = &status
+	}
+	return w.write(ctx, Ended(*w.last, end, time.Now()))
 }
 
 func (w *Writer) write(ctx context.Context, status v1.AzureIdentityNodeReportStatus) error {
