@@ -146,10 +146,10 @@ func (o *Options) tell(w world, found verdict, reporting bool) int {
 	for _, l := range found.left {
 		sayf(w.stderr, "  %s: %s\n", l.node, l.why)
 	}
-	sayf(w.stderr, `A node that comes back removes them by itself, as long as helm has not removed the rights of its agent.
-For the others: run nmi cleanup on the node, or restart the node, then
+	sayf(w.stderr, `Wait for a node that does not answer, or delete its Node if it is gone for good. When the agent of a node has
+ended and the node is named still, run nmi cleanup on it, or restart it, then
   kubectl delete azureidentitynodereport --namespace %s NODE
-Then uninstall again. helm uninstall --no-hooks uninstalls without asking.
+and uninstall again. helm uninstall --no-hooks uninstalls without asking.
 `, o.reportNamespace())
 	return CodeLeft
 }
