@@ -31,7 +31,7 @@ func (r *runner) prepareReport() (err error) {
 	}
 	s := &self{runner: r}
 	r.report, err = nodereport.New(nodereport.Options{
-		Config: r.rest, Namespace: r.options.ReportNamespace, Node: r.config.Node, Facts: s.facts, Look: lookInterval, Wrote: r.wroteReport(),
+		Config: r.rest, Namespace: r.options.ReportNamespace, Node: r.config.Node, Facts: s.facts, Look: lookInterval, Wrote: nodereport.Log(r.log),
 	})
 	return err
 }
@@ -77,24 +77,10 @@ func (r *runner) failed(ctx context.Context, why error) {
 	if r.report == nil || r.health.Kept.Load() {
 		return
 	}
-	end := nodereport.End{Reason: v1.ReasonNoRules, Message: "the agent has ended, and the node has no rules of its: " + why.Error()}
-	if tables, err := r.redirect.Tables(); err != nil || len(tables) > 0 {
-		end = nodereport.End{Reason: v1.ReasonRulesLeft, Message: "the agent has ended, and the node has some rules of its, nmi cleanup removes them: " + why.Error()}
-	}
+	tables, err := r.redirect.Tables()
 	ctx, cancel := context.WithTimeout(ctx, leave.Timeout)
 	defer cancel()
-	r.wroteReport()(r.report.End(ctx, end))
-}
-
-// wroteReport logs when writing begins to fail.
-func (r *runner) wroteReport() func(error) {
-	failing := false
-	return func(err error) {
-		if err != nil && !failing {
-			r.log.Warn("node report is not written", "error", err)
-		}
-		failing = err != nil
-	}
+	nodereport.Log(r.log)(r.report.End(ctx, nodereport.Failed(why, err == nil && len(tables) == 0)))
 }
 
 // facts finds out how the agent is.

@@ -65,24 +65,25 @@ func (c *cluster) end(ctx context.Context, w world) ([]agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	o := c.options
 	if deleted {
-		sayf(w.stdout, "deleted DaemonSet %s/%s\n", c.options.Namespace, c.options.DaemonSet)
+		sayf(w.stdout, "deleted DaemonSet %s/%s\n", o.Namespace, o.DaemonSet)
 	} else {
-		sayf(w.stdout, "DaemonSet %s/%s is gone already\n", c.options.Namespace, c.options.DaemonSet)
+		sayf(w.stdout, "DaemonSet %s/%s is gone already\n", o.Namespace, o.DaemonSet)
 	}
 	if n := c.running(); n > 0 {
-		sayf(w.stdout, "waiting for %s to end, %s at most\n", count(n, "agent", "agents"), c.options.Timeout)
+		sayf(w.stdout, "waiting for %s to end, %s at most\n", count(n, "agent", "agents"), o.Timeout)
 	}
-	for c.running() > 0 && wait.Err() == nil {
-		if version, err = c.watch(wait, version); err != nil {
-			return nil, err
-		}
+	if err := c.wait(wait, version); err != nil {
+		return nil, err
 	}
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("waiting for the agents to end: %w", context.Cause(ctx))
 	}
 	if c.running() > 0 { // what is said of them is to be true now
-		if _, err := c.list(ctx); err != nil {
+		now, cancel := context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+		if _, err := c.list(now); err != nil {
 			return nil, err
 		}
 	}
@@ -132,27 +133,29 @@ func (c *cluster) see(pod *corev1.Pod, ended bool) {
 	c.agents[pod.UID] = &now
 }
 
-// watch takes in what happens to pods until no agent is left or ctx ends. It
-// returns from which version to go on, if that of the pods has become too old.
-func (c *cluster) watch(ctx context.Context, version string) (string, error) {
+// wait takes in what happens to pods, from a version on, until no agent is left or
+// ctx ends.
+func (c *cluster) wait(ctx context.Context, version string) error {
 	pods := &cache.ListWatch{WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 		return c.kube.CoreV1().Pods(c.options.Namespace).Watch(ctx, options)
 	}}
-	_, err := watchtools.Until(ctx, version, pods, func(event watch.Event) (bool, error) {
-		pod, ok := event.Object.(*corev1.Pod)
-		if !ok {
-			return false, apierrors.FromObject(event.Object)
+	for c.running() > 0 && ctx.Err() == nil {
+		_, err := watchtools.Until(ctx, version, pods, func(event watch.Event) (bool, error) {
+			pod, ok := event.Object.(*corev1.Pod)
+			if !ok {
+				return false, apierrors.FromObject(event.Object)
+			}
+			c.see(pod, event.Type == watch.Deleted)
+			return c.running() == 0, nil
+		})
+		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) { // the version is too old
+			version, err = c.list(ctx)
 		}
-		c.see(pod, event.Type == watch.Deleted)
-		return c.running() == 0, nil
-	})
-	switch {
-	case err == nil || ctx.Err() != nil:
-		return version, nil
-	case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
-		return c.list(ctx)
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("watching the agents' pods: %w", err)
+		}
 	}
-	return "", fmt.Errorf("watching the agents' pods: %w", err)
+	return nil
 }
 
 // deleteDaemonSet says whether it was there. Its agents end before it is gone, so

@@ -77,6 +77,15 @@ type End struct {
 	Message string
 }
 
+// Failed is the end of an agent that could not put its rules in place, and why.
+// Clean says that the node has none of them, nor of an agent before it.
+func Failed(why error, clean bool) End {
+	if clean {
+		return End{v1.ReasonNoRules, "the agent has ended, and the node has no rules of its: " + why.Error()}
+	}
+	return End{v1.ReasonRulesLeft, "the agent has ended, and the node has some rules of its, nmi cleanup removes them: " + why.Error()}
+}
+
 // Ended says how an agent has left its node that was as before says.
 func Ended(before v1.AzureIdentityNodeReportStatus, end End, now time.Time) v1.AzureIdentityNodeReportStatus {
 	out := *before.DeepCopy()

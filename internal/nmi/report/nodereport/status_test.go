@@ -2,6 +2,7 @@ package nodereport
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,25 @@ func TestEnded(t *testing.T) {
 	}
 	if got := Ended(v1.AzureIdentityNodeReportStatus{}, End{v1.ReasonRulesRemoved, "why"}, time.Unix(300, 0)); len(got.Conditions) != 2 {
 		t.Errorf("an agent that never looked at itself: got %+v", got)
+	}
+}
+
+func TestFailed(t *testing.T) {
+	for clean, want := range map[bool]v1.Reason{true: v1.ReasonNoRules, false: v1.ReasonRulesLeft} {
+		if got := Failed(errors.New("needs NET_ADMIN"), clean); got.Reason != want || !strings.HasSuffix(got.Message, ": needs NET_ADMIN") {
+			t.Errorf("clean %t: got %+v", clean, got)
+		}
+	}
+}
+
+func TestLogSaysWhenItBegins(t *testing.T) {
+	var out strings.Builder
+	told := Log(slog.New(slog.NewTextHandler(&out, nil)))
+	for _, err := range []error{nil, errors.New("one"), errors.New("two"), nil, errors.New("three")} {
+		told(err)
+	}
+	if got := out.String(); strings.Count(got, "node report is not written") != 2 || !strings.Contains(got, "error=one") || !strings.Contains(got, "error=three") {
+		t.Errorf("got %s", got)
 	}
 }
 

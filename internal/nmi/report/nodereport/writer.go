@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -68,6 +69,17 @@ func New(options Options) (*Writer, error) {
 		options: options, self: self,
 		reports: reports.Resource(v1.GroupVersion.WithResource("azureidentitynodereports")).Namespace(options.Namespace),
 	}, nil
+}
+
+// Log returns what is told of writes and logs when they begin to fail.
+func Log(log *slog.Logger) func(error) {
+	failing := false
+	return func(err error) {
+		if err != nil && !failing {
+			log.Warn("node report is not written", "error", err)
+		}
+		failing = err != nil
+	}
 }
 
 // Run writes at first and when something changes, until ctx ends.
