@@ -3,6 +3,8 @@ package nmi
 import (
 	"context"
 	"errors"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +71,8 @@ func testLeaving(t *testing.T, c *cluster, config *rest.Config, ns string) {
 	ends(config, "rules stay\"", false)
 	ends(config, "rules are removed: the DaemonSet is deleted", true, mine)
 
+	heldOpen(t, config, mine)
+
 	// It says so, or that it could not; that it cannot say so changes nothing.
 	reporting := "--report-namespace=" + ns
 	ends(config, "rules are not all gone", false, mine, reporting)
@@ -89,6 +93,36 @@ func testLeaving(t *testing.T, c *cluster, config *rest.Config, ns string) {
 	c.wantRules(ns, metav1.ConditionFalse, v1.ReasonNoRules, "needs NET_ADMIN")
 	failsToStart(t, config, mine, reporting, "aad-pod-identity-fence")
 	c.wantRules(ns, metav1.ConditionTrue, v1.ReasonRulesLeft, "needs NET_ADMIN")
+}
+
+// heldOpen ends an agent while somebody holds a connection to it, so that it does
+// not end well. Its rules go all the same.
+func heldOpen(t *testing.T, config *rest.Config, pod string) {
+	t.Helper()
+	kernel := &fakeRedirect{}
+	options := testOptions(t, pod)
+	options.rest, options.Logger = config, quiet(t)
+	options.newRedirect = func(redirect.Config) (redirector, error) { return kernel, nil }
+	listening := make(chan netip.AddrPort, 1)
+	options.listening = func(_, probes, _ netip.AddrPort) { listening <- loopback(probes) }
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, options) }()
+	probes := <-listening
+	var dialer net.Dialer
+	held, err := dialer.DialContext(t.Context(), "tcp", probes.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Close() }()
+	probe(t, probes, "/healthz") // which is taken after the one that says nothing
+	cancel()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "draining") {
+		t.Errorf("ended with %v, want it to say that a connection was cut off", err)
+	}
+	if !kernel.deleted.Load() {
+		t.Error("the rules stay because a connection was held open")
+	}
 }
 
 // failsToStart runs an agent that cannot put its rules in place, on a node with some

@@ -199,8 +199,8 @@ func (l listeners) close() {
 	}
 }
 
-func (r *runner) run(ctx context.Context) error {
-	open, err := r.listen(ctx)
+func (r *runner) run(told context.Context) error {
+	open, err := r.listen(told)
 	if err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	defer r.unprove()
 	r.prepareProbes()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(told)
 	defer cancel()
 	limiter := r.newLimiter()
 	handler, err := r.handler(ctx, limiter)
@@ -253,12 +253,18 @@ func (r *runner) run(ctx context.Context) error {
 	if asideErr := aside.Wait(); err == nil {
 		err = asideErr
 	}
-	if err != nil {
-		r.failed(context.WithoutCancel(ctx), err)
-		return err
+	r.end(told, err)
+	return err
+}
+
+// end leaves the node. An agent that was told to end may be the last one, whether or
+// not all of it has ended well.
+func (r *runner) end(told context.Context, err error) {
+	if told.Err() != nil {
+		r.leave(context.WithoutCancel(told))
+	} else if err != nil {
+		r.failed(context.WithoutCancel(told), err)
 	}
-	r.leave(context.WithoutCancel(ctx))
-	return nil
 }
 
 func (r *runner) awaitSync(ctx context.Context) {
