@@ -41,6 +41,9 @@ func TestUninstallHooks(t *testing.T) {
 		if ours && (annotations["helm.sh/hook-weight"] != weight || annotations["helm.sh/hook-delete-policy"] != "before-hook-creation,hook-succeeded") {
 			t.Errorf("%s %s has the annotations %v", object.GetKind(), object.GetName(), annotations)
 		}
+		if job := object.GetKind() == "Job"; job != (annotations["helm.sh/hook-output-log-policy"] == "hook-failed") {
+			t.Errorf("%s %s: helm prints what it says of a failure %t, want %t", object.GetKind(), object.GetName(), !job, job)
+		}
 	}
 }
 
