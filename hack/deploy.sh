@@ -12,9 +12,9 @@ if [ "${1:-}" = --check ]; then
 	trap 'rm -rf "$out"' EXIT
 fi
 
-# render NAMESPACE ARGS… prints the chart's objects without what only helm needs.
+# render NAMESPACE ARGS… prints the chart's objects without what only helm needs, its hooks among it.
 render() {
-	bin/helm template aad-pod-identity "$chart" --namespace "$@" |
+	bin/helm template aad-pod-identity "$chart" --no-hooks --namespace "$@" |
 		sed -e '/^# Source: /d' -e '/^ *helm.sh\/chart: /d' -e '/^ *app.kubernetes.io\/managed-by: Helm$/d'
 }
 

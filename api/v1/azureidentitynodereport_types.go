@@ -18,6 +18,9 @@ type AzureIdentityNodeReportStatus struct {
 	// mode is standard or managed.
 	// +optional
 	Mode string `json:"mode,omitempty"`
+	// pod is the name of the agent's own pod, if it knows it.
+	// +optional
+	Pod string `json:"pod,omitempty"`
 	// target is the address and port that pods' requests are led to.
 	// +optional
 	Target string `json:"target,omitempty"`
@@ -40,7 +43,7 @@ type AzureIdentityNodeReportStatus struct {
 	// +optional
 	LastProbe *metav1.Time `json:"lastProbe,omitempty"`
 
-	// conditions are Ready, CallersProven and DatapathSeen.
+	// conditions are Ready, CallersProven, DatapathSeen and RulesOnNode.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

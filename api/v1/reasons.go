@@ -162,6 +162,15 @@ const (
 	// ReasonDatapathBypass: pods' packets may go past the rules that lead them to
 	// the agent.
 	ReasonDatapathBypass Reason = "DatapathBypass"
+	// ReasonRulesRemoved: the agent has ended for good and taken its rules from the
+	// node.
+	ReasonRulesRemoved Reason = "RulesRemoved"
+	// ReasonRulesLeft: the agent has ended for good and could not take all of its
+	// rules from the node, or could not put all of them there and left some.
+	ReasonRulesLeft Reason = "RulesLeft"
+	// ReasonNoRules: the agent could not put rules on the node, and none of an agent
+	// before it are there.
+	ReasonNoRules Reason = "NoRules"
 )
 
 // Condition types.
@@ -176,6 +185,10 @@ const (
 	// ConditionDatapathSeen on an AzureIdentityNodeReport: nothing is known to take
 	// pods' packets past the agent's rules.
 	ConditionDatapathSeen = "DatapathSeen"
+	// ConditionRulesOnNode on an AzureIdentityNodeReport: the node has rules of
+	// agents. They outlive an agent that ends, so that False alone says that there is
+	// nothing to clean up.
+	ConditionRulesOnNode = "RulesOnNode"
 	// ConditionAttachable on an AzureIdentity: Azure lets it be attached to the
 	// nodes' resources. It is there only while that is in doubt.
 	ConditionAttachable = "Attachable"

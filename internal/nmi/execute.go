@@ -11,16 +11,20 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/upkeep"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/uninstall"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
 
 // Execute runs the agent with a command line, without the program's name, and
 // returns the exit code of the process: 0 after a clean end, 1 after an error, 2
 // for a command line that cannot be read. A command line that begins with the name
-// of a command of the package upkeep runs that instead.
+// of a command of the package upkeep, or that of uninstall, runs that instead.
 func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if code, known := upkeep.Execute(ctx, args, stdout, stderr); known {
 		return code
+	}
+	if len(args) > 0 && args[0] == uninstall.Name {
+		return uninstall.Execute(ctx, args[1:], stdout, stderr)
 	}
 	options := NewOptions()
 	flags := pflag.NewFlagSet("nmi", pflag.ContinueOnError)
@@ -28,7 +32,7 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SortFlags = false
 	options.AddFlags(flags)
 	flags.Usage = func() {
-		sayf(stderr, "nmi serves the pods of a node. Instead, these do one thing (with --help they say which):\n%s\nFlags:\n%s", upkeep.Summary(), flags.FlagUsages())
+		sayf(stderr, "nmi serves the pods of a node. Instead, these do one thing (with --help they say which):\n%s  nmi %-14s %s\n\nFlags:\n%s", upkeep.Summary(), uninstall.Name, uninstall.Summary, flags.FlagUsages())
 	}
 	err := flags.Parse(args)
 	switch {

@@ -187,6 +187,8 @@ type fakeRedirect struct {
 	broken  atomic.Pointer[error]
 	refused atomic.Bool
 	deleted atomic.Bool
+	stuck   atomic.Pointer[error] // why nothing can be deleted
+	tables  []string              // what is on the node before the agent is
 	surveys chan survey           // what it finds, one after the other; nil for nothing
 	leads   atomic.Pointer[error] // how a packet of the agent's own fares
 }
@@ -203,9 +205,14 @@ func (f *fakeRedirect) Survey() (survey, error) {
 func (f *fakeRedirect) Refuse() error { f.refused.Store(true); return nil }
 
 func (f *fakeRedirect) Delete(context.Context) (redirect.Removal, error) {
+	if err := f.stuck.Load(); err != nil {
+		return redirect.Removal{}, *err
+	}
 	f.deleted.Store(true)
 	return redirect.Removal{Tables: []string{"table"}}, nil
 }
+
+func (f *fakeRedirect) Tables() ([]string, error) { return f.tables, nil }
 
 // Try implements what tries the redirect.
 func (f *fakeRedirect) Try(context.Context) error {

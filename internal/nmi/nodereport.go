@@ -7,6 +7,7 @@ import (
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/caller/link"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/leave"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report/nodereport"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
@@ -22,45 +23,70 @@ type self struct {
 	bypasses string
 }
 
-// reportNode logs what changes, and writes it to the node's report where there is
-// a namespace for that.
-func (r *runner) reportNode(ctx context.Context) error {
-	s := &self{runner: r}
+// prepareReport makes what writes the node's report, where there is a namespace
+// for that.
+func (r *runner) prepareReport() (err error) {
 	if r.options.ReportNamespace == "" {
-		for ctx.Err() == nil {
-			s.facts(ctx)
-			select {
-			case <-ctx.Done():
-			case <-time.After(lookInterval):
-			}
-		}
 		return nil
 	}
-	writer, err := nodereport.New(nodereport.Options{
-		Config: r.rest, Namespace: r.options.ReportNamespace, Node: r.config.Node, Facts: s.facts, Look: lookInterval, Wrote: r.wroteReport(),
+	s := &self{runner: r}
+	r.report, err = nodereport.New(nodereport.Options{
+		Config: r.rest, Namespace: r.options.ReportNamespace, Node: r.config.Node, Facts: s.facts, Look: lookInterval, Wrote: nodereport.Log(r.log),
 	})
-	if err != nil {
-		return err
-	}
-	writer.Run(ctx)
-	return nil
+	return err
 }
 
-// wroteReport logs when writing begins to fail.
-func (r *runner) wroteReport() func(error) {
-	failing := false
-	return func(err error) {
-		if err != nil && !failing {
-			r.log.Warn("node report is not written", "error", err)
-		}
-		failing = err != nil
+// reportNode logs what changes once the rules are in place, and writes it to the
+// node's report if there is one.
+func (r *runner) reportNode(ctx context.Context) {
+	select {
+	case <-r.kept:
+	case <-ctx.Done():
 	}
+	if r.report != nil {
+		r.report.Run(ctx)
+		return
+	}
+	s := &self{runner: r}
+	for ctx.Err() == nil {
+		s.facts(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(lookInterval):
+		}
+	}
+}
+
+// leave ends the agent for good, if no other will come.
+func (r *runner) leave(ctx context.Context) {
+	o := leave.Options{Config: r.rest, Pod: r.config.Pod, Log: r.log, Remove: func(ctx context.Context) ([]any, error) {
+		removed, err := r.redirect.Delete(ctx)
+		return []any{"tables", removed.Tables, "links", removed.Links, "flows", removed.Flows}, err
+	}}
+	if r.report != nil {
+		o.Report = func(ctx context.Context, reason v1.Reason, message string) error {
+			return r.report.End(ctx, nodereport.End{Reason: reason, Message: message})
+		}
+	}
+	leave.Run(ctx, o)
+}
+
+// failed says in the report what an agent leaves that never came to put all of its
+// rules in place. They stay, and so do those of an agent before it.
+func (r *runner) failed(ctx context.Context, why error) {
+	if r.report == nil || r.health.Kept.Load() {
+		return
+	}
+	tables, err := r.redirect.Tables()
+	ctx, cancel := context.WithTimeout(ctx, leave.Timeout)
+	defer cancel()
+	nodereport.Log(r.log)(r.report.End(ctx, nodereport.Failed(why, err == nil && len(tables) == 0)))
 }
 
 // facts finds out how the agent is.
 func (s *self) facts(ctx context.Context) nodereport.Facts {
 	r := s.runner
-	out := nodereport.Facts{Version: obs.Version(), Mode: "standard", Target: r.config.Listener.String()}
+	out := nodereport.Facts{Version: obs.Version(), Mode: "standard", Pod: r.config.Pod.Name, Placed: r.health.Kept.Load(), Target: r.config.Listener.String()}
 	if r.config.Managed {
 		out.Mode = "managed"
 	}

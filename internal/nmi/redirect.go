@@ -18,6 +18,8 @@ type redirector interface {
 	Refuse() error
 	// Survey looks at what else is in the node's network.
 	Survey() (survey, error)
+	// Tables names what of agents' rules the node has.
+	Tables() ([]string, error)
 	// Delete takes everything from the node.
 	Delete(ctx context.Context) (redirect.Removal, error)
 }

@@ -22,6 +22,8 @@ func rights(mode string) []rbacv1.PolicyRule {
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}},
 		{APIGroups: []string{v1.Group}, Resources: kinds, Verbs: []string{"list", "watch"}},
+		{APIGroups: []string{v1.Group}, Resources: []string{"azureidentitynodereports"}, Verbs: []string{"create", "patch"}},
+		{APIGroups: []string{v1.Group}, Resources: []string{"azureidentitynodereports/status"}, Verbs: []string{"patch"}},
 		{APIGroups: []string{"apps"}, Resources: []string{"daemonsets"}, ResourceNames: []string{daemonSet}, Verbs: []string{"get"}},
 	}
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/options"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/report/nodereport"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/selfprobe"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/server"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/tokensource"
@@ -104,6 +105,7 @@ type runner struct {
 	tokens   *cache.Cache
 	audit    *audit.Writer
 	tracer   *tracing.Tracer
+	report   *nodereport.Writer // nil if none is written
 	links    *link.Table
 	probes   *selfprobe.Keeper // nil if nothing is tried
 	// connections of pods end with what proved them.
@@ -134,7 +136,7 @@ func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
 	}
 	r.metrics.WatchAges(r.store.Ages)
 	r.health = &report.Health{Rules: r.redirect.Verify, Unsynced: r.store.Unsynced, Stale: r.store.Stale}
-	return r, nil
+	return r, r.prepareReport()
 }
 
 func (o *Options) kubernetes() (*rest.Config, error) {
@@ -197,8 +199,8 @@ func (l listeners) close() {
 	}
 }
 
-func (r *runner) run(ctx context.Context) error {
-	open, err := r.listen(ctx)
+func (r *runner) run(told context.Context) error {
+	open, err := r.listen(told)
 	if err != nil {
 		return err
 	}
@@ -208,7 +210,7 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	defer r.unprove()
 	r.prepareProbes()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(told)
 	defer cancel()
 	limiter := r.newLimiter()
 	handler, err := r.handler(ctx, limiter)
@@ -236,7 +238,7 @@ func (r *runner) run(ctx context.Context) error {
 	group.Go(func() error { r.survey(ctx); return nil })
 	group.Go(func() error { return r.links.Run(ctx, r.callers.Tie) })
 	group.Go(func() error { return r.runProbes(ctx) })
-	group.Go(func() error { return r.reportNode(ctx) })
+	group.Go(func() error { r.reportNode(ctx); return nil })
 	group.Go(func() error { r.store.Run(ctx); return nil })
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
@@ -251,11 +253,18 @@ func (r *runner) run(ctx context.Context) error {
 	if asideErr := aside.Wait(); err == nil {
 		err = asideErr
 	}
-	if err != nil {
-		return err
+	r.end(told, err)
+	return err
+}
+
+// end leaves the node. An agent that was told to end may be the last one, whether or
+// not all of it has ended well.
+func (r *runner) end(told context.Context, err error) {
+	if told.Err() != nil {
+		r.leave(context.WithoutCancel(told))
+	} else if err != nil {
+		r.failed(context.WithoutCancel(told), err)
 	}
-	r.leave(context.WithoutCancel(ctx))
-	return nil
 }
 
 func (r *runner) awaitSync(ctx context.Context) {

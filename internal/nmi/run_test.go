@@ -359,6 +359,8 @@ func TestExecute(t *testing.T) {
 		"help's commands":  {[]string{"--help"}, 0, "", "nmi redirect-only"},
 		"a command's help": {[]string{"cleanup", "--help"}, 0, "", "removes the tables"},
 		"a command's flag": {[]string{"cleanup", "--node=a"}, 2, "", "nmi cleanup --help"},
+		"help's uninstall": {[]string{"--help"}, 0, "", "nmi uninstall "},
+		"uninstall":        {[]string{"uninstall"}, 2, "", "nmi uninstall --help"},
 		"unknown flag":     {[]string{"--nodes=a"}, 2, "", "unknown flag: --nodes"},
 		"unknown command":  {[]string{"frobnicate"}, 2, "", `unknown command "frobnicate"`},
 		"no node":          {nil, 1, "", "--node is empty"},

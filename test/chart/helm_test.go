@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -141,6 +142,9 @@ func (r rendering) workload(component string) *corev1.PodTemplateSpec {
 	}
 	if nmi := as[appsv1.DaemonSet](r, "DaemonSet", "aad-pod-identity-nmi"); component == "nmi" && nmi != nil {
 		return &nmi.Spec.Template
+	}
+	if job := as[batchv1.Job](r, "Job", "aad-pod-identity-nmi-uninstall"); component == "uninstall" && job != nil {
+		return &job.Spec.Template
 	}
 	return nil
 }

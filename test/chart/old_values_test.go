@@ -66,12 +66,15 @@ func TestOldValues(t *testing.T) {
 // TestReusedValues: `helm upgrade --reuse-values` brings values without those
 // that are new.
 func TestReusedValues(t *testing.T) {
-	r := render(t, `mic.leaderElection.legacyLock=null`, `mic.credentialsSecret=null`, `mic.trustedCAConfigMap=null`, `mic.extraArgs=null`, `nmi.redirectProbeInterval=null`)
+	r := render(t, `mic.leaderElection.legacyLock=null`, `mic.credentialsSecret=null`, `mic.trustedCAConfigMap=null`, `mic.extraArgs=null`, `nmi.redirectProbeInterval=null`, `nmi.uninstallJob=null`)
 	if got := r.flag("mic", "legacy-lock"); got != nil {
 		t.Errorf("--legacy-lock=%v without a value", got)
 	}
-	if len(r.names("Role")) != 3 {
+	if len(r.names("Role")) != 4 {
 		t.Errorf("roles %v", r.names("Role"))
+	}
+	if got := r.flag("uninstall", "timeout"); got != nil {
+		t.Errorf("--timeout=%v without a value", got)
 	}
 }
 

@@ -119,7 +119,7 @@ func (c cluster) reports(t *testing.T) {
 	if err := c.kube.Get(t.Context(), key, report); err != nil {
 		t.Fatal(err)
 	}
-	if s := report.Status; s.Version != "v1.2.3" || s.CallerProof != "link" || !s.Ready || len(s.Conditions) != 3 || s.LastProbe.Unix() != 1000 {
+	if s := report.Status; s.Version != "v1.2.3" || s.CallerProof != "link" || !s.Ready || len(s.Conditions) != 4 || s.LastProbe.Unix() != 1000 {
 		t.Errorf("got %+v", s)
 	}
 	if owners := report.OwnerReferences; len(owners) != 1 || owners[0].Kind != "Node" || owners[0].Name != "node-one" || owners[0].UID == "" {

@@ -131,7 +131,7 @@ func (c cluster) may(t *testing.T, r right) bool {
 }
 
 func (c cluster) limits(t *testing.T) {
-	const lease, core = "coordination.k8s.io", ""
+	const lease, core, uninstaller = "coordination.k8s.io", "", "nmi-uninstall"
 	for mode, questions := range map[string]map[right]bool{
 		"standard": {
 			{"mic", "create", core, "events", "x", ""}:                                true,
@@ -172,15 +172,34 @@ func (c cluster) limits(t *testing.T) {
 			{"nmi", "list", v1.Group, "azureidentitynodereports", namespace, ""}:      false,
 			{"nmi", "delete", v1.Group, "azureidentitynodereports", namespace, "x"}:   false,
 			{"nmi", "patch", v1.Group, "azureidentitynodereports", "default", "x"}:    false,
+
+			{uninstaller, "get", "apps", "daemonsets", namespace, "aad-pod-identity-nmi"}:    true,
+			{uninstaller, "delete", "apps", "daemonsets", namespace, "aad-pod-identity-nmi"}: true,
+			{uninstaller, "delete", "apps", "daemonsets", namespace, "x"}:                    false,
+			{uninstaller, "delete", "apps", "daemonsets", "other", "aad-pod-identity-nmi"}:   false,
+			{uninstaller, "list", "apps", "daemonsets", namespace, ""}:                       false,
+			{uninstaller, "create", "apps", "daemonsets", namespace, ""}:                     false,
+			{uninstaller, "list", core, "pods", namespace, ""}:                               true,
+			{uninstaller, "watch", core, "pods", namespace, ""}:                              true,
+			{uninstaller, "delete", core, "pods", namespace, "x"}:                            false,
+			{uninstaller, "list", core, "pods", "other", ""}:                                 false,
+			{uninstaller, "list", v1.Group, "azureidentitynodereports", namespace, ""}:       true,
+			{uninstaller, "patch", v1.Group, "azureidentitynodereports", namespace, "x"}:     false,
+			{uninstaller, "delete", v1.Group, "azureidentitynodereports", namespace, "x"}:    false,
+			{uninstaller, "get", core, "nodes", "", "node"}:                                  true,
+			{uninstaller, "list", core, "nodes", "", ""}:                                     false,
+			{uninstaller, "patch", core, "nodes", "", "node"}:                                false,
+			{uninstaller, "get", core, "secrets", namespace, "x"}:                            false,
 		},
 		"managed": {
-			{"nmi", "create", core, "events", "x", ""}:                              true,
-			{"nmi", "get", "apps", "daemonsets", namespace, "aad-pod-identity-nmi"}: true,
-			{"nmi", "list", v1.Group, "azureidentities", "", ""}:                    true,
-			{"nmi", "list", v1.Group, "azureassignedidentities", "", ""}:            false,
-			{"nmi", "get", core, "secrets", "default", "x"}:                         true,
-			{"nmi", "list", core, "secrets", "", ""}:                                false,
-			{"mic", "list", core, "pods", "", ""}:                                   false,
+			{"nmi", "create", core, "events", "x", ""}:                                       true,
+			{"nmi", "get", "apps", "daemonsets", namespace, "aad-pod-identity-nmi"}:          true,
+			{"nmi", "list", v1.Group, "azureidentities", "", ""}:                             true,
+			{"nmi", "list", v1.Group, "azureassignedidentities", "", ""}:                     false,
+			{"nmi", "get", core, "secrets", "default", "x"}:                                  true,
+			{"nmi", "list", core, "secrets", "", ""}:                                         false,
+			{"mic", "list", core, "pods", "", ""}:                                            false,
+			{uninstaller, "delete", "apps", "daemonsets", namespace, "aad-pod-identity-nmi"}: true,
 		},
 	} {
 		t.Run(mode, func(t *testing.T) {

@@ -15,6 +15,7 @@ func TestRefusals(t *testing.T) {
 		"a duration without a unit":            {`mic.leaderElection.duration=15`, `at '/mic/leaderElection/duration': got number, want string`},
 		"a relative path":                      {`mic.cloudConfig="azure.json"`, `at '/mic/cloudConfig': 'azure.json' does not match pattern`},
 		"a log format that does not exist":     {`nmi.loggingFormat="xml"`, `at '/nmi/loggingFormat': value must be one of '', 'text', 'json'`},
+		"a timeout that is none":               {`nmi.uninstallJob.timeout="soon"`, `at '/nmi/uninstallJob/timeout': 'soon' does not match pattern`},
 		"half a digest":                        {`mic.tag="sha256:abc"`, `at '/mic/tag': 'sha256:abc' does not match pattern`},
 		"an argument that is no flag":          {`mic.extraArgs=["x"]`, `at '/mic/extraArgs/0': 'x' does not match pattern`},
 		"credentials without a cloud":          {`adminsecret={"useMSI":"true"}`, `at '/adminsecret': missing property 'cloud'`},
@@ -52,6 +53,8 @@ func accepted() map[string][]string {
 		"the tutorial's":     {`nmi.allowNetworkPluginKubenet=true`},
 		"a tag with digest":  {`mic.tag="latest@` + digest + `"`, `nmi.tag="latest"`},
 		"what may be null":   {`azureIdentities=null`, `mic.resources=null`, `nmi.affinity=null`, `mic.podDisruptionBudget=null`},
+		"of an older chart":  {`nmi.uninstallJob=null`},
+		"no uninstall job":   {`nmi.uninstallJob.enabled="false"`},
 		"values for others":  {`global={"x":1}`},
 		"a managed identity": {`adminsecret={"cloud":"AzurePublicCloud","subscriptionID":"s","resourceGroup":"g","vmType":"vmss","tenantID":"t","clientID":"msi","clientSecret":"msi","useMSI":"true","userAssignedMSIClientID":"u"}`},
 		"a Secret of one's own, and a cloud": {
@@ -65,7 +68,7 @@ func accepted() map[string][]string {
 			`nmi.retryAttemptsForCreated=2`, `nmi.retryAttemptsForAssigned=2`, `nmi.findIdentityRetryIntervalInSeconds=1`, `nmi.ipTableUpdateTimeIntervalInSeconds=30`,
 			`mic.loggingFormat="json"`, `nmi.loggingFormat="text"`, `mic.extraArgs=["--gather-window=1s"]`, `nmi.extraArgs=["--assignment-wait=8s"]`,
 			`rbac.createUserFacingClusterRoles=true`, `imagePullSecrets=[{"name":"x"}]`, `mic.priorityClassName="system-cluster-critical"`,
-			`mic.podAnnotations={"a":"b"}`, `nmi.podAnnotations={"a":"b"}`, `adminsecret={"cloud":"c","tenantID":"t","clientID":"c","clientSecret":"s"}`,
+			`mic.podAnnotations={"a":"b"}`, `nmi.podAnnotations={"a":"b"}`, `nmi.uninstallJob.timeout="10m"`, `nmi.uninstallJob.priorityClassName="high"`, `adminsecret={"cloud":"c","tenantID":"t","clientID":"c","clientSecret":"s"}`,
 		},
 		"identities of all types": {
 			`azureIdentities={"mi":{"resourceID":"` + resourceID + `","clientID":"` + clientID + `","binding":{"name":"b","selector":"s"}},` +

@@ -46,16 +46,20 @@ func newCluster(t *testing.T) cluster {
 func (c cluster) kubeconfig(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
-	config := clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: c.config.Host, CertificateAuthorityData: c.config.CAData}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": {ClientCertificateData: c.config.CertData, ClientKeyData: c.config.KeyData}},
-		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
-		CurrentContext: "x",
-	}
-	if err := clientcmd.WriteToFile(config, file); err != nil {
+	if err := c.writeConfig(file, &clientcmdapi.AuthInfo{ClientCertificateData: c.config.CertData, ClientKeyData: c.config.KeyData}); err != nil {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// writeConfig writes a kubeconfig for a user.
+func (c cluster) writeConfig(file string, user *clientcmdapi.AuthInfo) error {
+	return clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: c.config.Host, CertificateAuthorityData: c.config.CAData}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": user},
+		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
+		CurrentContext: "x",
+	}, file)
 }
 
 // exists reports whether a named object is there.
@@ -78,6 +82,7 @@ func TestAPIServer(t *testing.T) {
 	t.Run("nobody has more rights", c.limits)
 	t.Run("the startup taint alone may be taken from a node", c.startupTaint)
 	t.Run("NMI reports of its own node only", c.reports)
+	t.Run("helm uninstall ends the agents first", c.uninstalls)
 }
 
 // dryRun creates an object on the server without keeping it, refusing unknown and
@@ -149,7 +154,7 @@ func (c cluster) tutorials(t *testing.T) {
 	c.expect(t, false, true)
 	run("upgrade", "aad-pod-identity", chart(), "--set=operationMode=standard")
 	c.expect(t, true, true)
-	run("uninstall", "aad-pod-identity")
+	run("uninstall", "aad-pod-identity", "--no-hooks")
 	c.expect(t, false, false)
 	if !c.exists(t, &v1.AzureIdentity{}, "default", "demo") {
 		t.Error("helm uninstall took a user's AzureIdentity")
@@ -168,7 +173,7 @@ func (c cluster) tutorials(t *testing.T) {
 			t.Errorf("the notes say %q without a cause:\n%s", words, notes)
 		}
 	}
-	run("uninstall", "aad-pod-identity")
+	run("uninstall", "aad-pod-identity", "--no-hooks")
 }
 
 func (c cluster) expect(t *testing.T, mic, nmi bool) {

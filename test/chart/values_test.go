@@ -51,7 +51,7 @@ const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012345678
 func effects() map[string]effect {
 	out := map[string]effect{
 		"nameOverride":     {set: `"x"`, got: names("DaemonSet"), want: "[pod-identity/x-nmi]"},
-		"fullnameOverride": {set: `"x"`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /x-edit /x-view]", with: []string{`rbac.createUserFacingClusterRoles=true`}},
+		"fullnameOverride": {set: `"x"`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /aad-pod-identity-nmi-uninstall /x-edit /x-view]", with: []string{`rbac.createUserFacingClusterRoles=true`}},
 		"image.repository": {set: `"registry.example/a/b/"`, got: image("mic"), want: "registry.example/a/b/mic:" + version("appVersion")},
 		"forceNamespaced": {set: `"true"`, got: func(r rendering) any {
 			return [2]any{r.variable("mic", "FORCENAMESPACED"), r.variable("nmi", "FORCENAMESPACED")}
@@ -83,13 +83,14 @@ func effects() map[string]effect {
 		"rbac.allowAccessToSecrets": {set: `"false"`, got: func(r rendering) any {
 			return slices.ContainsFunc(as[rbacv1.ClusterRole](r, "ClusterRole", "aad-pod-identity-nmi").Rules, func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "secrets") })
 		}, want: false},
-		"rbac.createUserFacingClusterRoles": {set: `true`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /rel-aad-pod-identity-edit /rel-aad-pod-identity-view]"},
+		"rbac.createUserFacingClusterRoles": {set: `true`, got: names("ClusterRole"), want: "[/aad-pod-identity-mic /aad-pod-identity-nmi /aad-pod-identity-nmi-uninstall /rel-aad-pod-identity-edit /rel-aad-pod-identity-view]"},
 	}
 	for _, component := range []string{"mic", "nmi"} {
 		ofBoth(out, component)
 	}
 	ofMIC(out)
 	ofNMI(out)
+	ofUninstall(out)
 	return out
 }
 
@@ -147,7 +148,7 @@ func ofMIC(out map[string]effect) {
 		}, want: "1mic"},
 		"trustedCAConfigMap":       {set: `"roots"`, got: trustedRoots("mic"), want: true},
 		"leaderElection.instance":  {set: `"x"`, got: flagOf("mic", "leader-election-instance"), want: "x"},
-		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic pod-identity/aad-pod-identity-nmi]"},
+		"leaderElection.namespace": {set: `"ns"`, got: func(r rendering) any { return fmt.Sprint(r.flag("mic", "leader-election-namespace"), r.names("Role")) }, want: "ns[ns/aad-pod-identity-mic-leader pod-identity/aad-pod-identity-mic pod-identity/aad-pod-identity-nmi pod-identity/aad-pod-identity-nmi-uninstall]"},
 		"leaderElection.name": {set: `"lock"`, got: func(r rendering) any {
 			return fmt.Sprint(r.flag("mic", "leader-election-name"), as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[1].ResourceNames, as[rbacv1.Role](r, "Role", "aad-pod-identity-mic-leader").Rules[3].ResourceNames)
 		}, want: "lock[lock] [lock]"},
@@ -212,6 +213,23 @@ func ofNMI(out map[string]effect) {
 		"redirectProbeInterval":     {set: `"30s"`, got: flagOf("nmi", "redirect-probe-interval"), want: "30s"},
 	} {
 		out["nmi."+path] = e
+	}
+}
+
+// ofUninstall are the values of what uninstalls NMI.
+func ofUninstall(out map[string]effect) {
+	pod := func(field func(corev1.PodSpec) any) func(rendering) any { return spec("uninstall", field) }
+	for path, e := range map[string]effect{
+		"enabled":           {set: `"false"`, got: func(r rendering) any { return fmt.Sprint(r.names("Job"), r.names("ServiceAccount")) }, want: "[] [pod-identity/aad-pod-identity-mic pod-identity/aad-pod-identity-nmi]"},
+		"timeout":           {set: `"10m"`, got: flagOf("uninstall", "timeout"), want: "10m"},
+		"priorityClassName": {set: `"high"`, got: pod(func(s corev1.PodSpec) any { return s.PriorityClassName }), want: "high"},
+		"resources":         {set: `{"limits":{"cpu":"3"}}`, got: pod(func(s corev1.PodSpec) any { return s.Containers[0].Resources.Limits.Cpu().String() }), want: "3"},
+		"nodeSelector":      {set: `{"a":"b"}`, got: pod(func(s corev1.PodSpec) any { return s.NodeSelector }), want: map[string]string{"a": "b", "kubernetes.io/os": "linux"}},
+		"tolerations":       {set: `[{"key":"k","operator":"Exists"}]`, got: pod(func(s corev1.PodSpec) any { return s.Tolerations }), want: []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}},
+		"affinity": {set: `{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"k","operator":"Exists"}]}]}}}`,
+			got: pod(func(s corev1.PodSpec) any { return s.Affinity != nil && s.Affinity.NodeAffinity != nil }), want: true},
+	} {
+		out["nmi.uninstallJob."+path] = e
 	}
 }
 

@@ -36,6 +36,11 @@ type suite struct {
 
 func newSuite(dir string) suite { return suite{Lab: labcli.New(dir), dir: dir} }
 
+// install installs the chart as all tests want it.
+func (s suite) install(ctx context.Context) error {
+	return s.InstallChart(ctx, "--set", "mic.logVerbosity=5,nmi.logVerbosity=5")
+}
+
 var lab suite
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -75,7 +80,7 @@ func test(ctx context.Context, m *testing.M) int {
 	ctrllog.SetLogger(logr.Discard()) // what goes wrong comes back as an error
 	err := lab.Up(ctx, os.Stderr, "--nodes", "3")
 	if err == nil {
-		err = lab.InstallChart(ctx, "--set", "mic.logVerbosity=5,nmi.logVerbosity=5")
+		err = lab.install(ctx)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

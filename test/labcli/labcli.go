@@ -81,12 +81,26 @@ func (l *Lab) InstallChart(ctx context.Context, args ...string) error {
 		"--set", "image.repository=lab.local/aad-pod-identity,image.imagePullPolicy=Never,mic.tag=dev,nmi.tag=dev",
 		"--set", "mic.trustedCAConfigMap=lab-azure-ca",
 	}, args...)
-	cmd := exec.CommandContext(ctx, Program("helm"), command...) //nolint:gosec // a program that make has built
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.Env["KUBECONFIG"])
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := l.helm(ctx, command...); err != nil {
 		return fmt.Errorf("installing the chart: %w: %s", err, out)
 	}
 	return nil
+}
+
+// UninstallChart removes what [Lab.InstallChart] has installed, by helm alone.
+func (l *Lab) UninstallChart(ctx context.Context) error {
+	if out, err := l.helm(ctx, "uninstall", "aad-pod-identity", "--namespace", SystemNamespace, "--timeout", "90s"); err != nil {
+		return fmt.Errorf("uninstalling the chart: %w: %s", err, out)
+	}
+	return nil
+}
+
+// helm runs the real helm and returns all that it prints.
+func (l *Lab) helm(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, Program("helm"), args...) //nolint:gosec // a program that make has built
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.Env["KUBECONFIG"])
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // Kubectl runs the lab's kubectl, which env finds by the lab's PATH, and returns

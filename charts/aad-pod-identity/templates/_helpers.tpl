@@ -90,6 +90,13 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Annotations of what helm makes before it deletes a release; what failed stays, with its log. */}}
+{{- define "aad-pod-identity.preDelete" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
 {{/* Liveness and readiness. NMI reads its rules back to answer, hence the timeout. */}}
 {{- define "aad-pod-identity.probes" -}}
 livenessProbe:

@@ -272,7 +272,10 @@ func TestDeleteLeavesNothing(t *testing.T) {
 		}
 	}
 	w.serve(w.node, target, "nmi")
-	w.hears(w.pod, metadata, "nmi hears "+podIP)          // so there is a connection to forget
+	w.hears(w.pod, metadata, "nmi hears "+podIP) // so there is a connection to forget
+	if diff := cmp.Diff([]string{mainTable, fenceTable, spareTable}, must2(w.datapath().Tables())(w)); diff != "" {
+		t.Error(diff)
+	}
 	removed := must2(w.datapath().Delete(t.Context()))(w) // by a new process
 	want := redirect.Removal{Tables: []string{mainTable, fenceTable, spareTable}, Links: 2, Flows: 1}
 	if diff := cmp.Diff(want, removed); diff != "" {
@@ -284,6 +287,9 @@ func TestDeleteLeavesNothing(t *testing.T) {
 	conn := must2(nftables.New(nftables.WithNetNSFd(w.node.FD())))(w)
 	if tables := must2(conn.ListTables())(w); len(tables) != 0 {
 		t.Errorf("%d tables are left", len(tables))
+	}
+	if tables := must2(d.Tables())(w); len(tables) != 0 {
+		t.Errorf("tables %v are left", tables)
 	}
 	for _, link := range append(links, "lo", "all", "default") {
 		if got := must2(w.node.Sysctl("net.ipv4.conf." + link + ".route_localnet"))(w); got != "0" {

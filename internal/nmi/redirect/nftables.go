@@ -292,6 +292,27 @@ func (n *NFTables) Delete(ctx context.Context) (Removal, error) {
 	return r, nil
 }
 
+// Tables names the tables on the node that are NMI's, of this agent or of one
+// before it.
+func (n *NFTables) Tables() ([]string, error) {
+	conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var out []string
+	for _, t := range n.desired {
+		found, err := readTable(conn, t.name)
+		if err != nil {
+			return nil, explain(err)
+		}
+		if found != nil {
+			out = append(out, t.name)
+		}
+	}
+	return out, nil
+}
+
 // free makes sure that the table can be deleted: another process that runs would
 // put back what it does not own, and go on serving.
 func (n *NFTables) free() error {

@@ -20,7 +20,8 @@ import (
 
 // Facts are what is known of the agent.
 type Facts struct {
-	Version, Mode, Target string
+	// Pod is the name of the agent's own pod; empty if it is not known.
+	Version, Mode, Pod, Target string
 
 	// Proof is what ties requests to pods; empty without pods. Why says what is in
 	// the way of more.
@@ -32,6 +33,8 @@ type Facts struct {
 	// Rules and Unready are what is wrong with the rules, and with anything; nil
 	// is nothing.
 	Rules, Unready error
+	// Placed says that the rules have been put in place.
+	Placed bool
 	// Probed is when a packet of the agent's own last came back.
 	Probed time.Time
 	// Bypasses are signs that pods' packets go past the rules.
@@ -45,7 +48,7 @@ const maxMessage = 1024
 // when.
 func Status(facts Facts, before []metav1.Condition, now time.Time) v1.AzureIdentityNodeReportStatus {
 	out := v1.AzureIdentityNodeReportStatus{
-		Version: facts.Version, Mode: facts.Mode, Target: facts.Target, CallerProof: facts.Proof,
+		Version: facts.Version, Mode: facts.Mode, Pod: facts.Pod, Target: facts.Target, CallerProof: facts.Proof,
 		RulesInPlace: facts.Rules == nil, Ready: facts.Unready == nil,
 	}
 	if !facts.Probed.IsZero() {
@@ -54,11 +57,46 @@ func Status(facts Facts, before []metav1.Condition, now time.Time) v1.AzureIdent
 	for _, known := range before {
 		out.Conditions = append(out.Conditions, *known.DeepCopy())
 	}
-	for _, condition := range []metav1.Condition{ready(facts), proven(facts), seen(facts)} {
+	set(&out, now, ready(facts), proven(facts), seen(facts), placed(facts))
+	return out
+}
+
+func set(status *v1.AzureIdentityNodeReportStatus, now time.Time, conditions ...metav1.Condition) {
+	for _, condition := range conditions {
 		condition.LastTransitionTime = metav1.Time{Time: now.Truncate(time.Second)}
 		condition.Message = condition.Message[:min(len(condition.Message), maxMessage)]
-		apimeta.SetStatusCondition(&out.Conditions, condition)
+		apimeta.SetStatusCondition(&status.Conditions, condition)
 	}
+}
+
+// End is how an agent that ends for good leaves its node. Reason is
+// [v1.ReasonRulesRemoved], [v1.ReasonRulesLeft] or [v1.ReasonNoRules].
+type End struct {
+	Reason v1.Reason
+	// Message says more, for people.
+	Message string
+}
+
+// Failed is the end of an agent that could not put its rules in place, and why.
+// Clean says that the node has none of them, nor of an agent before it.
+func Failed(why error, clean bool) End {
+	if clean {
+		return End{v1.ReasonNoRules, "the agent has ended, and the node has no rules of its: " + why.Error()}
+	}
+	return End{v1.ReasonRulesLeft, "the agent has ended, and the node has some rules of its, nmi cleanup removes them: " + why.Error()}
+}
+
+// Ended says how an agent has left its node that was as before says.
+func Ended(before v1.AzureIdentityNodeReportStatus, end End, now time.Time) v1.AzureIdentityNodeReportStatus {
+	out := *before.DeepCopy()
+	out.RulesInPlace, out.Ready = false, false
+	onNode := metav1.ConditionFalse
+	if end.Reason == v1.ReasonRulesLeft {
+		onNode = metav1.ConditionTrue
+	}
+	set(&out, now,
+		condition(v1.ConditionReady, metav1.ConditionFalse, v1.ReasonNotReady, "the agent has ended"),
+		condition(v1.ConditionRulesOnNode, onNode, end.Reason, end.Message))
 	return out
 }
 
@@ -89,6 +127,15 @@ func seen(facts Facts) metav1.Condition {
 			"pods' packets may go past the rules, straight to the node's metadata service: "+strings.Join(facts.Bypasses, "; "))
 	}
 	return condition(v1.ConditionDatapathSeen, metav1.ConditionTrue, v1.ReasonInForce, "nothing on this node is known to take pods' packets past the rules")
+}
+
+// placed is not False before an agent has looked at what is on the node: rules of
+// one before it may be there.
+func placed(facts Facts) metav1.Condition {
+	if !facts.Placed {
+		return condition(v1.ConditionRulesOnNode, metav1.ConditionUnknown, v1.ReasonNotReady, "the agent has not put its rules in place yet")
+	}
+	return condition(v1.ConditionRulesOnNode, metav1.ConditionTrue, v1.ReasonInForce, "the node has the agent's rules, which outlive it")
 }
 
 func condition(kind string, status metav1.ConditionStatus, reason v1.Reason, message string) metav1.Condition {

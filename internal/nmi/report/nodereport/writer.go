@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -38,6 +39,7 @@ type Writer struct {
 	reports dynamic.ResourceInterface
 	self    kubernetes.Interface
 
+	last    *v1.AzureIdentityNodeReportStatus // what the report should say; nil before the first look
 	written *v1.AzureIdentityNodeReportStatus // what the report says, if it is known
 	node    *metav1.OwnerReference            // nil until it is known
 }
@@ -69,6 +71,17 @@ func New(options Options) (*Writer, error) {
 	}, nil
 }
 
+// Log returns what is told of writes and logs when they begin to fail.
+func Log(log *slog.Logger) func(error) {
+	failing := false
+	return func(err error) {
+		if err != nil && !failing {
+			log.Warn("node report is not written", "error", err)
+		}
+		failing = err != nil
+	}
+}
+
 // Run writes at first and when something changes, until ctx ends.
 func (w *Writer) Run(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -92,18 +105,33 @@ func (w *Writer) look(ctx context.Context) (wrote bool, err error) {
 		before = w.written.Conditions
 	}
 	status := Status(facts, before, time.Now())
+	w.last = &status
 	if w.written != nil && !differs(*w.written, status) {
 		return false, nil
 	}
-	if err := w.write(ctx, status); err != nil {
-		return true, fmt.Errorf("writing the report of node %s: %w", w.options.Node, err)
-	}
-	w.written = &status
-	return true, nil
+	return true, w.write(ctx, status)
 }
 
-// write sets the status, and makes the report if there is none.
+// End writes how the agent leaves its node, at once. [Writer.Run] must have
+// returned.
+func (w *Writer) End(ctx context.Context, end End) error {
+	if w.last == nil {
+		status := Status(w.options.Facts(ctx), nil, time.Now())
+		w.last = &status
+	}
+	return w.write(ctx, Ended(*w.last, end, time.Now()))
+}
+
 func (w *Writer) write(ctx context.Context, status v1.AzureIdentityNodeReportStatus) error {
+	if err := w.apply(ctx, status); err != nil {
+		return fmt.Errorf("writing the report of node %s: %w", w.options.Node, err)
+	}
+	w.written = &status
+	return nil
+}
+
+// apply sets the status, and makes the report if there is none.
+func (w *Writer) apply(ctx context.Context, status v1.AzureIdentityNodeReportStatus) error {
 	options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
 	object, err := w.object(status)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/owner"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/leave/owner"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
 
