@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 )
 
 // redirector leads pods' metadata requests here.
@@ -46,7 +47,7 @@ func newNFTables(c redirect.Config) (redirector, error) {
 
 // Keep runs the keeper.
 func (n nftables) Keep(ctx context.Context, hooks redirectHooks) error {
-	return redirect.Run(ctx, redirect.Options{
+	return keeper.Run(ctx, keeper.Options{
 		Datapath: n.NFTables, Watcher: n.NFTables, Interval: hooks.interval,
 		Ready: hooks.ready, Changed: hooks.changed, Failed: hooks.failed,
 	})

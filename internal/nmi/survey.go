@@ -9,8 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/predecessor"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/shadow"
 )
 
@@ -28,7 +28,7 @@ func (n nftables) Survey() (survey, error) {
 	var s survey
 	var errs [3]error
 	s.old, errs[0] = predecessor.Remove(n.config.NetNS)
-	s.shadows, errs[1] = shadow.Find(n.config.NetNS, n.config.Metadata, redirect.Priority)
+	s.shadows, errs[1] = shadow.Find(n.config.NetNS, n.config.Metadata, ruleset.Priority)
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
 		errs[2] = fmt.Errorf("reading the node's addresses: %w", err)

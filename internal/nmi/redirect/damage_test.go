@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/loopback"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 )
 
 // harm is something that is done to our table, and the words that say so.
@@ -179,7 +181,7 @@ func TestVerifyDetectsAndEnsureRepairs(t *testing.T) {
 func (w *world) detects(d *redirect.NFTables, words string) {
 	w.Helper()
 	err := d.Verify(w.Context())
-	if _, ok := errors.AsType[*redirect.Damage](err); !ok || !strings.Contains(err.Error(), words) {
+	if _, ok := errors.AsType[*ruleset.Damage](err); !ok || !strings.Contains(err.Error(), words) {
 		w.Errorf("Verify: got %v, want a *Damage with: %s", err, words)
 	}
 	change := must2(d.Ensure(w.Context()))(w)
@@ -272,7 +274,7 @@ func TestVerifyDetectsLinks(t *testing.T) {
 	d := w.ensured()
 	w.must(w.node.SetSysctl("net.ipv4.conf.vethpod.route_localnet", "0"))
 	err := d.Verify(t.Context())
-	if link, ok := errors.AsType[*redirect.LinkError](err); !ok || link.Link != "vethpod" {
+	if link, ok := errors.AsType[*loopback.LinkError](err); !ok || link.Link != "vethpod" {
 		t.Errorf("got %v, want a *LinkError for vethpod", err)
 	}
 	change := must2(d.Ensure(t.Context()))(w)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 )
 
 // kept is a running keeper whose interval never comes, so that what it does it
@@ -27,7 +28,7 @@ func (w *world) keep(d *redirect.NFTables) *kept {
 	listening := make(chan struct{}, 100)
 	go func() {
 		defer close(ended)
-		err := redirect.Run(ctx, redirect.Options{
+		err := keeper.Run(ctx, keeper.Options{
 			Datapath: d,
 			Watcher:  announced{d, listening},
 			Interval: time.Hour,
@@ -52,7 +53,7 @@ func (w *world) keep(d *redirect.NFTables) *kept {
 
 // announced is a watcher that says when it has reported something.
 type announced struct {
-	redirect.Watcher
+	keeper.Watcher
 	reports chan<- struct{}
 }
 

@@ -12,6 +12,10 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/loopback"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/wire"
 )
 
 // NFTables is the [Datapath] of nodes whose kernel routes pods' packets: tables
@@ -19,7 +23,7 @@ import (
 // by several goroutines at once.
 type NFTables struct {
 	config  Config
-	desired []table
+	desired []ruleset.Table
 
 	// contested says that a NAT chain of somebody else's may have come before
 	// ours since ours was registered.
@@ -40,7 +44,7 @@ func New(config Config) (*NFTables, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &NFTables{config: config, desired: desired(config)}
+	n := &NFTables{config: config, desired: ruleset.Desired(config.spec())}
 	n.contested.Store(true)
 	return n, nil
 }
@@ -62,8 +66,8 @@ func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 		change.Flows, change.FlowsErr = forgetFlows(n.config.NetNS, astray(n.config))
 	}
 	n.ensured = true
-	if n.config.loopback() {
-		change.Links, err = setRouteLocalnet(n.config.NetNS, true)
+	if n.config.spec().Loopback() {
+		change.Links, err = loopback.Set(n.config.NetNS, true)
 	}
 	if err != nil {
 		return change, fmt.Errorf("letting links reach %s: %w", n.config.Target, denied(err))
@@ -93,13 +97,13 @@ func (n *NFTables) ensureRules() (Change, error) {
 }
 
 // ensureTable says why it had to replace the table, "" if it had not.
-func (n *NFTables) ensureTable(want table, contested bool) (string, error) {
+func (n *NFTables) ensureTable(want ruleset.Table, contested bool) (string, error) {
 	found, err := n.read(want)
 	if err != nil {
 		return "", err
 	}
 	if n.held(found) {
-		return "", fmt.Errorf("table %s: %w", want.name, ErrHeld)
+		return "", fmt.Errorf("table %s: %w", want.Name, ErrHeld)
 	}
 	reason, err := n.reason(want, found, contested)
 	if err == nil && reason != "" {
@@ -112,11 +116,11 @@ func (n *NFTables) ensureTable(want table, contested bool) (string, error) {
 }
 
 // reason says why a table must be replaced, "" if it need not be.
-func (n *NFTables) reason(want table, found *table, contested bool) (string, error) {
-	if damage := compare(want, found); damage != nil {
+func (n *NFTables) reason(want ruleset.Table, found *ruleset.Table, contested bool) (string, error) {
+	if damage := ruleset.Compare(want, found); damage != nil {
 		return damage.Error(), nil
 	}
-	if !contested || want.name != mainTable {
+	if !contested || want.Name != ruleset.MainTable {
 		return "", nil
 	}
 	conn, err := n.conn()
@@ -127,76 +131,45 @@ func (n *NFTables) reason(want table, found *table, contested bool) (string, err
 	if err != nil {
 		return "", fmt.Errorf("listing chains: %w", err)
 	}
-	return rival(chains), nil
-}
-
-// rival names a NAT chain that, if it was registered after ours, takes
-// connections before it; "" if there is none. Registering ours again settles
-// that, since at one priority the youngest comes first.
-func rival(chains []*nftables.Chain) string {
-	for _, c := range chains {
-		foreign := c.Table != nil && !isOurs(c.Table.Family, c.Table.Name)
-		if foreign && c.Type == nftables.ChainTypeNAT && *c.Hooknum == *nftables.ChainHookPrerouting && *c.Priority == natPriority {
-			return fmt.Sprintf("chain %s of table %s has the same priority", c.Name, c.Table.Name)
-		}
-	}
-	return ""
+	return ruleset.Rival(chains), nil
 }
 
 // replace installs a table in place of what is there, in one transaction: the
 // kernel switches from the old rules to the new between two packets.
-func (n *NFTables) replace(want table, exists bool) error {
-	change, err := newTransaction(want, exists)
+func (n *NFTables) replace(want ruleset.Table, exists bool) error {
+	change, err := wire.Replace(want, exists)
 	if err != nil {
 		return err
 	}
-	if want.flags&tableOwned == 0 {
-		err = change.commitOnce(n.config.NetNS)
+	if want.Flags&ruleset.Owned == 0 {
+		err = change.CommitOnce(n.config.NetNS)
 	} else {
 		err = n.commitOwned(change)
 	}
 	if err != nil {
-		return fmt.Errorf("replacing table %s: %w", want.name, err)
+		return fmt.Errorf("replacing table %s: %w", want.Name, err)
 	}
 	return nil
 }
 
 // commitOwned commits by the socket that owns the table, and gives that up when
 // it fails: the table goes with it, and pods are refused until the next Ensure.
-func (n *NFTables) commitOwned(change transaction) error {
+func (n *NFTables) commitOwned(change wire.Transaction) error {
 	if n.owner == nil {
-		conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
+		conn, err := wire.Dial(unix.NETLINK_NETFILTER, n.config.NetNS)
 		if err != nil {
 			return err
 		}
-		port, err := portOf(conn)
+		port, err := wire.PortOf(conn)
 		if err != nil {
 			return errors.Join(err, conn.Close())
 		}
 		n.owner, n.ownerPort = conn, port
 	}
-	if err := change.commit(n.owner); err != nil {
+	if err := change.Commit(n.owner); err != nil {
 		return errors.Join(err, n.disown())
 	}
 	return nil
-}
-
-// portOf returns the number by which the kernel knows a socket.
-func portOf(conn *netlink.Conn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, fmt.Errorf("reading the number of a netlink socket: %w", err)
-	}
-	var name unix.Sockaddr
-	var nameErr error
-	if err := raw.Control(func(fd uintptr) { name, nameErr = unix.Getsockname(int(fd)) }); err != nil || nameErr != nil {
-		return 0, fmt.Errorf("reading the number of a netlink socket: %w", errors.Join(err, nameErr))
-	}
-	address, ok := name.(*unix.SockaddrNetlink)
-	if !ok {
-		return 0, fmt.Errorf("reading the number of a netlink socket: its name is a %T", name)
-	}
-	return address.Pid, nil
 }
 
 // disown closes the socket that owns the table, and with it the table.
@@ -210,8 +183,8 @@ func (n *NFTables) disown() error {
 }
 
 // held says that a table belongs to a socket that is not ours.
-func (n *NFTables) held(found *table) bool {
-	return found != nil && found.flags&tableOwned != 0 && (n.owner == nil || found.owner != n.ownerPort)
+func (n *NFTables) held(found *ruleset.Table) bool {
+	return found != nil && found.Flags&ruleset.Owned != 0 && (n.owner == nil || found.Owner != n.ownerPort)
 }
 
 // Refuse takes a redirect away that is bound to this process, before it ends:
@@ -223,8 +196,8 @@ func (n *NFTables) Refuse() error {
 	if n.owner == nil {
 		return nil
 	}
-	var change transaction
-	change.flushChain(mainTable, redirectChain)
+	var change wire.Transaction
+	change.FlushChain(ruleset.MainTable, ruleset.RedirectChain)
 	if err := n.commitOwned(change); err != nil {
 		return fmt.Errorf("taking the redirect away: %w", explain(err))
 	}
@@ -232,7 +205,7 @@ func (n *NFTables) Refuse() error {
 }
 
 // Verify implements [Datapath]. What is found wrong with the rules is a
-// [*Damage], with links a [*LinkError].
+// [*ruleset.Damage], with links a [*loopback.LinkError].
 func (n *NFTables) Verify(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -245,16 +218,16 @@ func (n *NFTables) Verify(ctx context.Context) error {
 			return fmt.Errorf("verifying redirect rules: %w", explain(err))
 		}
 		if n.held(found) {
-			return fmt.Errorf("verifying redirect rules: table %s: %w", want.name, ErrHeld)
+			return fmt.Errorf("verifying redirect rules: table %s: %w", want.Name, ErrHeld)
 		}
-		if damage := compare(want, found); damage != nil {
+		if damage := ruleset.Compare(want, found); damage != nil {
 			return fmt.Errorf("verifying redirect rules: %w", damage)
 		}
 	}
-	if !n.config.loopback() {
+	if !n.config.spec().Loopback() {
 		return nil
 	}
-	if err := verifyRouteLocalnet(n.config.NetNS); err != nil {
+	if err := loopback.Verify(n.config.NetNS); err != nil {
 		return fmt.Errorf("verifying links: %w", denied(err))
 	}
 	return nil
@@ -273,19 +246,19 @@ func (n *NFTables) Delete(ctx context.Context) (Removal, error) {
 	if err := n.free(); err != nil {
 		return r, fmt.Errorf("deleting redirect rules: %w", explain(err))
 	}
-	if n.config.loopback() {
+	if n.config.spec().Loopback() {
 		var err error
-		if r.Links, err = setRouteLocalnet(n.config.NetNS, false); err != nil {
+		if r.Links, err = loopback.Set(n.config.NetNS, false); err != nil {
 			return r, fmt.Errorf("closing links to loopback: %w", denied(err))
 		}
 	}
 	for _, t := range n.desired {
-		existed, err := n.deleteTable(t.name)
+		existed, err := n.deleteTable(t.Name)
 		if err != nil {
 			return r, fmt.Errorf("deleting redirect rules: %w", explain(err))
 		}
 		if existed {
-			r.Tables = append(r.Tables, t.name)
+			r.Tables = append(r.Tables, t.Name)
 		}
 	}
 	r.Flows, r.FlowsErr = forgetFlows(n.config.NetNS, led(n.config))
@@ -297,7 +270,7 @@ func (n *NFTables) Delete(ctx context.Context) (Removal, error) {
 func (n *NFTables) free() error {
 	found, err := n.read(n.desired[0])
 	if err == nil && n.held(found) {
-		err = fmt.Errorf("table %s: %w", found.name, ErrHeld)
+		err = fmt.Errorf("table %s: %w", found.Name, ErrHeld)
 	}
 	return err
 }
@@ -305,13 +278,13 @@ func (n *NFTables) free() error {
 // deleteTable says whether there was a table. One that is bound is deleted by its
 // owner's socket.
 func (n *NFTables) deleteTable(name string) (bool, error) {
-	var change transaction
-	change.deleteTable(name)
+	var change wire.Transaction
+	change.DeleteTable(name)
 	var err error
-	if name == mainTable && n.owner != nil {
-		err = errors.Join(change.commit(n.owner), n.disown())
+	if name == ruleset.MainTable && n.owner != nil {
+		err = errors.Join(change.Commit(n.owner), n.disown())
 	} else {
-		err = change.commitOnce(n.config.NetNS)
+		err = change.CommitOnce(n.config.NetNS)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -322,25 +295,17 @@ func (n *NFTables) deleteTable(name string) (bool, error) {
 	return true, nil
 }
 
-func (n *NFTables) read(want table) (*table, error) {
-	conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
+func (n *NFTables) read(want ruleset.Table) (*ruleset.Table, error) {
+	conn, err := wire.Dial(unix.NETLINK_NETFILTER, n.config.NetNS)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	return read(conn, want)
+	return wire.Read(conn, want)
 }
 
 // conn returns a connection that opens a socket per operation, so that one that
 // failed leaves nothing unread behind.
 func (n *NFTables) conn() (*nftables.Conn, error) {
 	return nftables.New(nftables.WithNetNSFd(n.config.NetNS))
-}
-
-func dial(family, namespace int) (*netlink.Conn, error) {
-	conn, err := netlink.Dial(family, &netlink.Config{NetNS: namespace})
-	if err != nil {
-		return nil, fmt.Errorf("opening a netlink socket: %w", err)
-	}
-	return conn, nil
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
 
@@ -38,7 +39,7 @@ func TestWithoutTheCapability(t *testing.T) {
 		"Verify": d.Verify,
 		"Delete": func(ctx context.Context) error { _, err := d.Delete(ctx); return err },
 		"Watch":  func(ctx context.Context) error { return d.Watch(ctx, func() {}) },
-		"Run":    func(ctx context.Context) error { return redirect.Run(ctx, redirect.Options{Datapath: d}) },
+		"Run":    func(ctx context.Context) error { return keeper.Run(ctx, keeper.Options{Datapath: d}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := without(w.node, unix.CAP_NET_ADMIN, func() error { return call(t.Context()) })

@@ -3,9 +3,10 @@
 // because NMI ends: while they stand and NMI does not, a pod reaches neither a
 // token nor the node's own identity.
 //
-// The flow is: [Config] → the desired rules (pure) → compared with what the
-// kernel says it has (pure) → one nftables transaction; [Run] repeats that
-// whenever the kernel reports a change, and on an interval.
+// The flow is: [Config] → the desired rules (ruleset, pure) → compared with what
+// the kernel says it has (wire, ruleset) → one nftables transaction for each table
+// that differs; then the links (loopback). The keeper repeats that whenever the
+// kernel reports a change, and on an interval.
 //
 // It decides nothing about pods or identities and must not learn to: whose
 // request it is, is the business of the stages behind the listener.
@@ -16,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 )
 
 // Datapath leads pods' connections for the metadata endpoint to NMI.
@@ -30,8 +33,8 @@ type Datapath interface {
 
 	// Delete removes everything that Ensure installs, by whichever process, and
 	// says what was there. Deleting what is not there is no error, so that a
-	// clean-up that was interrupted can be repeated. A [Run] that has not ended
-	// puts it back.
+	// clean-up that was interrupted can be repeated. A keeper that has not
+	// ended puts it back.
 	Delete(ctx context.Context) (Removal, error)
 }
 
@@ -145,6 +148,7 @@ func checkTarget(c Config) error {
 	return nil
 }
 
-// loopback says whether packets from outside must be let through to a loopback
-// address, which the kernel does only where it is told to.
-func (c Config) loopback() bool { return c.Target.Addr().IsLoopback() }
+// spec is the part of it that the rules depend on.
+func (c Config) spec() ruleset.Spec {
+	return ruleset.Spec{Metadata: c.Metadata, Target: c.Target, UID: c.UID, Bound: c.Bound}
+}

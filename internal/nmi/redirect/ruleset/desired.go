@@ -1,4 +1,4 @@
-package redirect
+package ruleset
 
 import (
 	"encoding/binary"
@@ -10,59 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The names under which the rules are found in the node's ruleset. A new
-// version must keep them, or it leaves the old version's rules behind.
-const (
-	mainTable     = "aad-pod-identity"
-	fenceTable    = "aad-pod-identity-fence"
-	spareTable    = "aad-pod-identity-fence-spare"
-	guardChain    = "guard"
-	redirectChain = "redirect"
-	fenceChain    = "fence"
-	answerChain   = "answer"
-)
-
-// tableOwned is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h, since Linux 5.12.
-const tableOwned = 2
-
-// Priority is that of the redirect in prerouting.
-const Priority int32 = natPriority
-
-// natPriority comes before dstnat (-100), where every other user of NAT hooks,
-// so that it does not matter who registered first.
-const natPriority = -110
-
-// isOurs says whether a table is one of those that are installed here.
-func isOurs(family nftables.TableFamily, name string) bool {
-	return family == nftables.TableFamilyIPv4 && (name == mainTable || name == fenceTable || name == spareTable)
-}
-
-// table is what is desired of a table, or what the kernel says it holds.
-type table struct {
-	name   string
-	flags  uint32 // 1 is a table that is switched off, tableOwned one that belongs to a socket
-	uses   uint32 // how many chains, sets and other objects it holds
-	owner  uint32 // the port of that socket; 0 for none
-	chains []chain
-}
-
-// chain is a base chain with its rules in order.
-type chain struct {
-	name     string
-	kind     nftables.ChainType
-	hook     nftables.ChainHook
-	priority nftables.ChainPriority
-	policy   nftables.ChainPolicy
-	rules    []rule
-}
-
-// rule is what a rule does, and the comment that it is recognised by.
-type rule struct {
-	comment string
-	exprs   []expr.Any
-}
-
-// desired returns the tables for a config. They are what Ensure installs and
+// Desired returns the tables for a spec. They are what Ensure installs and
 // Verify expects.
 //
 //	table  chain     hook         priority  rule
@@ -84,114 +32,114 @@ type rule struct {
 // A main table that is bound belongs to a socket of this process: nobody else can
 // change it, and the kernel takes it away when the process ends, in whatever way.
 // Pods are then led nowhere, so that nobody can take NMI's place.
-func desired(c Config) []table {
-	redirect := chain{
-		name: redirectChain, kind: nftables.ChainTypeNAT, hook: *nftables.ChainHookPrerouting, priority: natPriority,
-		policy: nftables.ChainPolicyAccept, rules: []rule{redirectRule(c)},
+func Desired(s Spec) []Table {
+	redirect := Chain{
+		Name: RedirectChain, Kind: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPrerouting, Priority: Priority,
+		Policy: nftables.ChainPolicyAccept, Rules: []Rule{redirectRule(s)},
 	}
-	drops := dropChains(c)
-	main := newTable(mainTable, append([]chain{redirect}, drops...))
-	if c.Bound {
-		main.flags = tableOwned
+	drops := dropChains(s)
+	main := newTable(MainTable, append([]Chain{redirect}, drops...))
+	if s.Bound {
+		main.Flags = Owned
 	}
-	return []table{main, newTable(fenceTable, drops), newTable(spareTable, drops)}
+	return []Table{main, newTable(FenceTable, drops), newTable(SpareTable, drops)}
 }
 
-func newTable(name string, chains []chain) table {
-	return table{name: name, uses: uint32(len(chains)), chains: chains} //nolint:gosec // four at most
+func newTable(name string, chains []Chain) Table {
+	return Table{Name: name, Uses: uint32(len(chains)), Chains: chains} //nolint:gosec // four at most
 }
 
-func dropChains(c Config) []chain {
-	chains := []chain{
+func dropChains(s Spec) []Chain {
+	chains := []Chain{
 		{
-			name: fenceChain, kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookForward, priority: *nftables.ChainPriorityFilter,
-			rules: []rule{refusedRule(c), fenceRule(c), reroutedRule(c)},
+			Name: FenceChain, Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookForward, Priority: *nftables.ChainPriorityFilter,
+			Rules: []Rule{refusedRule(s), fenceRule(s), reroutedRule(s)},
 		},
 		{
-			name: answerChain, kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookOutput, priority: *nftables.ChainPriorityFilter,
-			rules: []rule{answerRule(c)},
+			Name: AnswerChain, Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookOutput, Priority: *nftables.ChainPriorityFilter,
+			Rules: []Rule{answerRule(s)},
 		},
 	}
-	if c.loopback() {
-		chains = append(chains, chain{
-			name: guardChain, kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookPrerouting, priority: *nftables.ChainPriorityRaw,
-			rules: []rule{
-				{comment: "no packet from outside is for loopback", exprs: guardExprs(destination)},
-				{comment: "no packet from outside is from loopback", exprs: guardExprs(source)},
+	if s.Loopback() {
+		chains = append(chains, Chain{
+			Name: GuardChain, Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting, Priority: *nftables.ChainPriorityRaw,
+			Rules: []Rule{
+				{Comment: "no packet from outside is for loopback", Exprs: guardExprs(destination)},
+				{Comment: "no packet from outside is from loopback", Exprs: guardExprs(source)},
 			},
 		})
 	}
 	for i := range chains {
-		chains[i].policy = nftables.ChainPolicyAccept
+		chains[i].Policy = nftables.ChainPolicyAccept
 	}
 	return chains
 }
 
 // redirectRule is the DNAT. The kernel names both ends of each range when it is
 // asked, so they are written down here.
-func redirectRule(c Config) rule {
+func redirectRule(s Spec) Rule {
 	exprs := join(
 		isTCP(),
-		ipIs(destination, c.Metadata.Addr()),
-		portIs(destination, c.Metadata.Port()),
+		ipIs(destination, s.Metadata.Addr()),
+		portIs(destination, s.Metadata.Port()),
 		[]expr.Any{
-			&expr.Immediate{Register: 1, Data: c.Target.Addr().AsSlice()},
-			&expr.Immediate{Register: 2, Data: port(c.Target.Port())},
+			&expr.Immediate{Register: 1, Data: s.Target.Addr().AsSlice()},
+			&expr.Immediate{Register: 2, Data: port(s.Target.Port())},
 			&expr.NAT{
 				Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
 				RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: 2, RegProtoMax: 2, Specified: true,
 			},
 		})
-	return rule{comment: "pods ask NMI for metadata", exprs: exprs}
+	return Rule{Comment: "pods ask NMI for metadata", Exprs: exprs}
 }
 
 // refusedRule answers a pod at once while nothing leads it to NMI. Silence would
 // have it wait for minutes.
-func refusedRule(c Config) rule {
-	return rule{
-		comment: "a pod is refused while NMI is away",
-		exprs: join(
+func refusedRule(s Spec) Rule {
+	return Rule{
+		Comment: "a pod is refused while NMI is away",
+		Exprs: join(
 			isTCP(),
-			ipIs(destination, c.Metadata.Addr()),
-			portIs(destination, c.Metadata.Port()),
+			ipIs(destination, s.Metadata.Addr()),
+			portIs(destination, s.Metadata.Port()),
 			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}),
 	}
 }
 
 // fenceRule stops what the redirect does not take: other ports and protocols,
 // and connections that are older than it.
-func fenceRule(c Config) rule {
-	return rule{
-		comment: "no pod reaches the metadata address",
-		exprs:   join(ipIs(destination, c.Metadata.Addr()), drop()),
+func fenceRule(s Spec) Rule {
+	return Rule{
+		Comment: "no pod reaches the metadata address",
+		Exprs:   join(ipIs(destination, s.Metadata.Addr()), drop()),
 	}
 }
 
 // reroutedRule stops a connection that somebody else's NAT took to another host
 // first.
-func reroutedRule(c Config) rule {
-	return rule{
-		comment: "no pod is sent elsewhere for metadata",
-		exprs: join(
+func reroutedRule(s Spec) Rule {
+	return Rule{
+		Comment: "no pod is sent elsewhere for metadata",
+		Exprs: join(
 			isTCP(),
-			[]expr.Any{&expr.Ct{Key: expr.CtKeyDST, Register: 1}, equals(c.Metadata.Addr().AsSlice())},
-			[]expr.Any{&expr.Ct{Key: expr.CtKeyPROTODST, Register: 1}, equals(port(c.Metadata.Port()))},
+			[]expr.Any{&expr.Ct{Key: expr.CtKeyDST, Register: 1}, equals(s.Metadata.Addr().AsSlice())},
+			[]expr.Any{&expr.Ct{Key: expr.CtKeyPROTODST, Register: 1}, equals(port(s.Metadata.Port()))},
 			drop()),
 	}
 }
 
 // answerRule keeps other users' processes from answering in NMI's name while it
 // is away. The kernel's own refusals belong to no user and pass.
-func answerRule(c Config) rule {
-	return rule{
-		comment: "only NMI answers from its address",
-		exprs: join(
+func answerRule(s Spec) Rule {
+	return Rule{
+		Comment: "only NMI answers from its address",
+		Exprs: join(
 			isTCP(),
-			ipIs(source, c.Target.Addr()),
-			portIs(source, c.Target.Port()),
+			ipIs(source, s.Target.Addr()),
+			portIs(source, s.Target.Port()),
 			[]expr.Any{
 				&expr.Meta{Key: expr.MetaKeySKUID, Register: 1},
-				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(c.UID)},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(s.UID)},
 			},
 			drop()),
 	}

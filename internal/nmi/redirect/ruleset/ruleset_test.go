@@ -1,4 +1,4 @@
-package redirect
+package ruleset
 
 import (
 	"encoding/binary"
@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -64,7 +65,7 @@ func TestDesired(t *testing.T) {
 			" pods ask NMI for metadata: meta l4proto == 06 @nh,16,4 == 0a090807 @th,2,2 == 1f90 " + registers + " nat type 1 to reg1:reg2",
 		}
 	}
-	main, fence, spare := []string{"table " + mainTable}, []string{"table " + fenceTable}, []string{"table " + spareTable}
+	main, fence, spare := []string{"table " + MainTable}, []string{"table " + FenceTable}, []string{"table " + SpareTable}
 	loopback := append(drops("@nh,12,4 == 7f010203 @th,0,2 == 0102"), guard...)
 	address := drops("@nh,12,4 == c0000201 @th,0,2 == 0a13")
 	for name, test := range map[string]struct {
@@ -75,7 +76,7 @@ func TestDesired(t *testing.T) {
 		"to an address of the node": {"192.0.2.1:2579", slices.Concat(main, redirect("reg1=c0000201 reg2=0a13"), address, fence, address, spare, address)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tables := desired(Config{
+			tables := Desired(Spec{
 				Metadata: netip.MustParseAddrPort("10.9.8.7:8080"), Target: netip.MustParseAddrPort(test.target), UID: 1234,
 			})
 			var got []string
@@ -86,8 +87,8 @@ func TestDesired(t *testing.T) {
 				t.Error(diff)
 			}
 			for _, table := range tables {
-				if int(table.uses) != len(table.chains) || table.flags != 0 {
-					t.Errorf("uses %d and flags %d for %d chains", table.uses, table.flags, len(table.chains))
+				if int(table.Uses) != len(table.Chains) || table.Flags != 0 {
+					t.Errorf("uses %d and flags %d for %d chains", table.Uses, table.Flags, len(table.Chains))
 				}
 			}
 		})
@@ -95,13 +96,13 @@ func TestDesired(t *testing.T) {
 }
 
 // lines writes a table down.
-func lines(t table) []string {
-	all := []string{"table " + t.name}
-	for _, c := range t.chains {
-		all = append(all, fmt.Sprintf("chain %s %s hook %d priority %d policy %d", c.name, c.kind, c.hook, c.priority, c.policy))
-		for _, r := range c.rules {
-			line := " " + r.comment + ":"
-			for _, e := range r.exprs {
+func lines(t Table) []string {
+	all := []string{"table " + t.Name}
+	for _, c := range t.Chains {
+		all = append(all, fmt.Sprintf("chain %s %s hook %d priority %d policy %d", c.Name, c.Kind, c.Hook, c.Priority, c.Policy))
+		for _, r := range c.Rules {
+			line := " " + r.Comment + ":"
+			for _, e := range r.Exprs {
 				line += " " + sentence(e)
 			}
 			all = append(all, line)
@@ -111,42 +112,47 @@ func lines(t table) []string {
 }
 
 func TestCompareFindsNothingInTheDesired(t *testing.T) {
-	config, err := Config{}.withDefaults()
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := desired(config)
-	for i, want := range desired(config) {
-		if damage := compare(want, &found[i]); damage != nil {
+	spec := Spec{Metadata: netip.MustParseAddrPort("169.254.169.254:80"), Target: netip.MustParseAddrPort("127.0.0.1:2579")}
+	found := Desired(spec)
+	for i, want := range Desired(spec) {
+		if damage := Compare(want, &found[i]); damage != nil {
 			t.Error(damage)
 		}
 	}
-	config.UID++
-	for i, want := range desired(config) {
-		if damage := compare(want, &found[i]); damage == nil || damage.Chain != answerChain || damage.Table != want.name {
-			t.Errorf("another user: got %v, want damage to %s of %s", damage, answerChain, want.name)
+	spec.UID++
+	for i, want := range Desired(spec) {
+		if damage := Compare(want, &found[i]); damage == nil || damage.Chain != AnswerChain || damage.Table != want.Name {
+			t.Errorf("another user: got %v, want damage to %s of %s", damage, AnswerChain, want.Name)
 		}
 	}
 }
 
-func TestCommentsAreReadAsWritten(t *testing.T) {
-	config, _ := Config{}.withDefaults()
-	for _, c := range desired(config)[0].chains { // the other holds no more
-		for _, r := range c.rules {
-			if got := decodeComment(encodeComment(r.comment)); got != r.comment || len(r.comment) > 120 {
-				t.Errorf("%q is read as %q", r.comment, got)
+func TestRival(t *testing.T) {
+	chainOf := func(family nftables.TableFamily, table string, priority nftables.ChainPriority) *nftables.Chain {
+		return &nftables.Chain{
+			Name: "c", Table: &nftables.Table{Name: table, Family: family}, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPrerouting, Priority: &priority,
+		}
+	}
+	with := func(c *nftables.Chain, f func(*nftables.Chain)) *nftables.Chain { f(c); return c }
+	const ip, inet = nftables.TableFamilyIPv4, nftables.TableFamilyINet
+	for name, test := range map[string]struct {
+		chain *nftables.Chain
+		rival bool
+	}{
+		"ours":                    {chainOf(ip, MainTable, -110), false},
+		"our other table's":       {chainOf(ip, FenceTable, -110), false},
+		"our name, both families": {chainOf(inet, MainTable, -110), true},
+		"at our priority":         {chainOf(ip, "other", -110), true},
+		"behind":                  {chainOf(ip, "other", -100), false},
+		"no NAT":                  {with(chainOf(ip, "other", -110), func(c *nftables.Chain) { c.Type = nftables.ChainTypeFilter }), false},
+		"at another hook":         {with(chainOf(ip, "other", -110), func(c *nftables.Chain) { c.Hooknum = nftables.ChainHookOutput }), false},
+		"no base chain":           {&nftables.Chain{Name: "c", Table: &nftables.Table{Name: "other"}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := Rival([]*nftables.Chain{test.chain}); (got != "") != test.rival {
+				t.Errorf("got %q", got)
 			}
-		}
+		})
 	}
-}
-
-func FuzzDecodeComment(f *testing.F) {
-	f.Add([]byte{0, 2, 'x', 0})
-	f.Add([]byte{0, 200, 'x', 0})
-	f.Fuzz(func(t *testing.T, data []byte) {
-		comment := decodeComment(data)
-		if len(comment) < 250 && string(encodeComment(comment)) != string(data) && comment != string(data) {
-			t.Errorf("%x is read as %q", data, comment)
-		}
-	})
 }
