@@ -145,14 +145,16 @@ func fenceDamages() map[string]harm {
 	}
 }
 
-// eachDamage runs f as a test for everything that others may do to our tables.
+// eachDamage runs f as a test for everything that others may do to our tables,
+// with each target.
 func eachDamage(t *testing.T, f func(w *world, do func(), words string)) {
 	t.Helper()
 	for table, all := range map[string]map[string]harm{mainTable: damages(), fenceTable: fenceDamages()} {
 		for name, harm := range all {
 			t.Run(name, func(t *testing.T) {
-				w := newWorld(t)
-				f(w, func() { w.damageTable(table, harm.do) }, harm.words)
+				eachTarget(t, func(w *world) {
+					f(w, func() { w.damageTable(table, harm.do) }, harm.words)
+				})
 			})
 		}
 	}

@@ -93,7 +93,7 @@ func TestKeeperRepairsOnEvents(t *testing.T) {
 	eachDamage(t, func(w *world, do func(), _ string) {
 		d := w.datapath()
 		k := w.keep(d)
-		w.serve(w.node, target, "nmi")
+		w.serve(w.node, w.target, "nmi")
 		for range 2 { // also after a repair of its own
 			do()
 			k.repaired()
@@ -107,7 +107,7 @@ func TestKeeperRepairsOnEvents(t *testing.T) {
 func TestKeeperTakesNewLinks(t *testing.T) {
 	w := newNode(t)
 	k := w.keep(w.datapath())
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	for name, ip := range map[string]string{"late": "10.244.1.2", "later": "10.244.2.2"} {
 		pod := w.addPod(name, ip)
 		k.next("a new link", func(c redirect.Change) bool { return c.Links > 0 && !c.Rules })
@@ -117,17 +117,18 @@ func TestKeeperTakesNewLinks(t *testing.T) {
 }
 
 func TestRulesStayWhenTheKeeperEnds(t *testing.T) {
-	w := newWorld(t)
-	d := w.datapath()
-	k := w.keep(d)
-	nmi := w.serve(w.node, target, "nmi")
-	w.hears(w.pod, metadata, "nmi hears "+podIP)
-	k.stop()
-	nmi.Close()
-	w.must(d.Verify(t.Context()))
-	w.refused(w.pod, metadata)
-	w.noLeaks()
-	w.keep(d)
-	w.serve(w.node, target, "nmi")
-	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	eachTarget(t, func(w *world) {
+		d := w.datapath()
+		k := w.keep(d)
+		nmi := w.serve(w.node, w.target, "nmi")
+		w.hears(w.pod, metadata, "nmi hears "+podIP)
+		k.stop()
+		nmi.Close()
+		w.must(d.Verify(w.Context()))
+		w.refused(w.pod, metadata)
+		w.noLeaks()
+		w.keep(d)
+		w.serve(w.node, w.target, "nmi")
+		w.hears(w.pod, metadata, "nmi hears "+podIP)
+	})
 }

@@ -14,6 +14,7 @@ import (
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/loopback"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/wire"
 )
@@ -49,62 +50,70 @@ func New(config Config) (*NFTables, error) {
 	return n, nil
 }
 
-// Ensure implements [Datapath]. The guard is in force before the first link
-// lets packets through to loopback.
+// Ensure implements [Datapath]. NMI's own link is there before pods are led to it,
+// and the guard is in force before the first link lets packets through to
+// loopback. Nothing is changed while the redirect is another process's.
 func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	var change Change
 	if err := ctx.Err(); err != nil {
-		return Change{}, err
+		return change, err
 	}
-	change, err := n.ensureRules()
+	found, err := n.look()
+	if err == nil {
+		err = n.ensureOwnLink(found, &change)
+	}
+	if err == nil {
+		err = n.ensureRules(found, &change)
+	}
 	if err != nil {
 		n.ensured = false
-		return change, fmt.Errorf("ensuring redirect rules: %w", explain(err))
+		return change, fmt.Errorf("ensuring the redirect: %w", err)
 	}
 	if change.Rules || !n.ensured {
 		change.Flows, change.FlowsErr = forgetFlows(n.config.NetNS, astray(n.config))
 	}
 	n.ensured = true
-	if n.config.spec().Loopback() {
-		change.Links, err = loopback.Set(n.config.NetNS, true)
-	}
-	if err != nil {
-		return change, fmt.Errorf("letting links reach %s: %w", n.config.Target, denied(err))
-	}
-	return change, nil
+	return change, n.ensureLoopback(&change)
 }
 
-// ensureRules puts each table right by itself, so that trouble with one keeps no
-// other away.
-func (n *NFTables) ensureRules() (Change, error) {
+// ensureRules puts the tables right.
+func (n *NFTables) ensureRules(found tables, change *Change) error {
 	// Cleared first, so that a rival that registers from here on counts again.
 	contested := n.contested.Swap(false)
+	err := n.ensureTables(n.desired, found, contested, change)
+	if err != nil && contested {
+		n.contested.Store(true)
+	}
+	return err
+}
+
+// ensureTables puts each table right by itself, so that trouble with one keeps no
+// other away. Links that let packets through to loopback stop before a guard goes.
+func (n *NFTables) ensureTables(desired []ruleset.Table, found tables, contested bool, change *Change) error {
+	var err error
+	if !n.config.spec().Loopback() && found.guardLoopback() {
+		if change.Links, err = loopback.Set(n.config.NetNS, false); err != nil {
+			return fmt.Errorf("closing links to loopback: %w", denied(err))
+		}
+	}
 	var reasons []string
 	var errs []error
-	for _, want := range n.desired {
-		reason, err := n.ensureTable(want, contested)
+	for _, want := range desired {
+		reason, err := n.ensureTable(want, found[want.Name], contested)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, explain(err))
 		} else if reason != "" {
 			reasons = append(reasons, reason)
 		}
 	}
-	if errs != nil && contested {
-		n.contested.Store(true)
-	}
-	return Change{Rules: reasons != nil, Reason: strings.Join(reasons, "; ")}, utilerrors.NewAggregate(errs)
+	change.Rules, change.Reason = reasons != nil, strings.Join(reasons, "; ")
+	return utilerrors.NewAggregate(errs)
 }
 
 // ensureTable says why it had to replace the table, "" if it had not.
-func (n *NFTables) ensureTable(want ruleset.Table, contested bool) (string, error) {
-	found, err := n.read(want)
-	if err != nil {
-		return "", err
-	}
-	if n.held(found) {
-		return "", fmt.Errorf("table %s: %w", want.Name, ErrHeld)
-	}
+func (n *NFTables) ensureTable(want ruleset.Table, found *ruleset.Table, contested bool) (string, error) {
 	reason, err := n.reason(want, found, contested)
 	if err == nil && reason != "" {
 		err = n.replace(want, found != nil)
@@ -152,82 +161,25 @@ func (n *NFTables) replace(want ruleset.Table, exists bool) error {
 	return nil
 }
 
-// commitOwned commits by the socket that owns the table, and gives that up when
-// it fails: the table goes with it, and pods are refused until the next Ensure.
-func (n *NFTables) commitOwned(change wire.Transaction) error {
-	if n.owner == nil {
-		conn, err := wire.Dial(unix.NETLINK_NETFILTER, n.config.NetNS)
-		if err != nil {
-			return err
-		}
-		port, err := wire.PortOf(conn)
-		if err != nil {
-			return errors.Join(err, conn.Close())
-		}
-		n.owner, n.ownerPort = conn, port
-	}
-	if err := change.Commit(n.owner); err != nil {
-		return errors.Join(err, n.disown())
-	}
-	return nil
-}
-
-// disown closes the socket that owns the table, and with it the table.
-func (n *NFTables) disown() error {
-	if n.owner == nil {
-		return nil
-	}
-	err := n.owner.Close()
-	n.owner = nil
-	return err
-}
-
-// held says that a table belongs to a socket that is not ours.
-func (n *NFTables) held(found *ruleset.Table) bool {
-	return found != nil && found.Flags&ruleset.Owned != 0 && (n.owner == nil || found.Owner != n.ownerPort)
-}
-
-// Refuse takes a redirect away that is bound to this process, before it ends:
-// new connections of pods are refused from here on, and those that were led to
-// the target stay so. An Ensure that comes later brings it back.
-func (n *NFTables) Refuse() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.owner == nil {
-		return nil
-	}
-	var change wire.Transaction
-	change.FlushChain(ruleset.MainTable, ruleset.RedirectChain)
-	if err := n.commitOwned(change); err != nil {
-		return fmt.Errorf("taking the redirect away: %w", explain(err))
-	}
-	return nil
-}
-
 // Verify implements [Datapath]. What is found wrong with the rules is a
-// [*ruleset.Damage], with links a [*loopback.LinkError].
+// [*ruleset.Damage], with links a [*loopback.LinkError] or an
+// [*ownlink.DamageError].
 func (n *NFTables) Verify(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	found, err := n.look()
+	if err != nil {
+		return fmt.Errorf("verifying redirect rules: %w", err)
+	}
 	for _, want := range n.desired {
-		found, err := n.read(want)
-		if err != nil {
-			return fmt.Errorf("verifying redirect rules: %w", explain(err))
-		}
-		if n.held(found) {
-			return fmt.Errorf("verifying redirect rules: table %s: %w", want.Name, ErrHeld)
-		}
-		if damage := ruleset.Compare(want, found); damage != nil {
+		if damage := ruleset.Compare(want, found[want.Name]); damage != nil {
 			return fmt.Errorf("verifying redirect rules: %w", damage)
 		}
 	}
-	if !n.config.spec().Loopback() {
-		return nil
-	}
-	if err := loopback.Verify(n.config.NetNS); err != nil {
+	if err := n.verifyLinks(); err != nil {
 		return fmt.Errorf("verifying links: %w", denied(err))
 	}
 	return nil
@@ -243,11 +195,11 @@ func (n *NFTables) Delete(ctx context.Context) (Removal, error) {
 	if err := ctx.Err(); err != nil {
 		return r, err
 	}
-	if err := n.free(); err != nil {
-		return r, fmt.Errorf("deleting redirect rules: %w", explain(err))
+	found, err := n.look()
+	if err != nil {
+		return r, fmt.Errorf("deleting redirect rules: %w", err)
 	}
-	if n.config.spec().Loopback() {
-		var err error
+	if n.config.spec().Loopback() || found.guardLoopback() {
 		if r.Links, err = loopback.Set(n.config.NetNS, false); err != nil {
 			return r, fmt.Errorf("closing links to loopback: %w", denied(err))
 		}
@@ -262,17 +214,10 @@ func (n *NFTables) Delete(ctx context.Context) (Removal, error) {
 		}
 	}
 	r.Flows, r.FlowsErr = forgetFlows(n.config.NetNS, led(n.config))
-	return r, nil
-}
-
-// free makes sure that the table can be deleted: another process that runs would
-// put back what it does not own, and go on serving.
-func (n *NFTables) free() error {
-	found, err := n.read(n.desired[0])
-	if err == nil && n.held(found) {
-		err = fmt.Errorf("table %s: %w", found.Name, ErrHeld)
+	if r.OwnLink, err = ownlink.Remove(n.config.NetNS); err != nil {
+		return r, fmt.Errorf("deleting NMI's own link: %w", denied(err))
 	}
-	return err
+	return r, nil
 }
 
 // deleteTable says whether there was a table. One that is bound is deleted by its
@@ -295,13 +240,40 @@ func (n *NFTables) deleteTable(name string) (bool, error) {
 	return true, nil
 }
 
-func (n *NFTables) read(want ruleset.Table) (*ruleset.Table, error) {
+// tables are those of ours that the node has, by name.
+type tables map[string]*ruleset.Table
+
+// guardLoopback says whether one of them has the guard that links need which let
+// packets through to loopback.
+func (t tables) guardLoopback() bool {
+	for _, table := range t {
+		if ruleset.GuardsLoopback(table) {
+			return true
+		}
+	}
+	return false
+}
+
+// look reads all tables. If the main one belongs to another process that is
+// [ErrHeld]: that process would put back what it does not own, and go on serving.
+func (n *NFTables) look() (tables, error) {
 	conn, err := wire.Dial(unix.NETLINK_NETFILTER, n.config.NetNS)
 	if err != nil {
-		return nil, err
+		return nil, explain(err)
 	}
 	defer conn.Close()
-	return wire.Read(conn, want)
+	all := tables{}
+	for _, t := range n.desired {
+		found, err := wire.Read(conn, t.Name)
+		if err != nil {
+			return nil, explain(err)
+		}
+		if n.held(found) {
+			return nil, fmt.Errorf("table %s: %w", t.Name, ErrHeld)
+		}
+		all[t.Name] = found
+	}
+	return all, nil
 }
 
 // conn returns a connection that opens a socket per operation, so that one that

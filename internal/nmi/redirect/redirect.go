@@ -5,7 +5,7 @@
 //
 // The flow is: [Config] → the desired rules (ruleset, pure) → compared with what
 // the kernel says it has (wire, ruleset) → one nftables transaction for each table
-// that differs; then the links (loopback). The keeper repeats that whenever the
+// that differs; and the links (loopback, ownlink). The keeper repeats that whenever the
 // kernel reports a change, and on an interval.
 //
 // It decides nothing about pods or identities and must not learn to: whose
@@ -46,6 +46,9 @@ type Removal struct {
 	// Links counts the links on which routing to loopback was switched off.
 	Links int
 
+	// OwnLink says that NMI's own link was there.
+	OwnLink bool
+
 	// Flows counts the connections that were led to NMI and were forgotten.
 	// FlowsErr is why that was not possible; the kernel forgets them later.
 	Flows    uint
@@ -53,7 +56,9 @@ type Removal struct {
 }
 
 // IsZero reports whether nothing was removed.
-func (r Removal) IsZero() bool { return len(r.Tables) == 0 && r.Links == 0 && r.Flows == 0 }
+func (r Removal) IsZero() bool {
+	return len(r.Tables) == 0 && r.Links == 0 && !r.OwnLink && r.Flows == 0
+}
 
 // Change is what one Ensure did. The zero Change is: nothing.
 type Change struct {
@@ -61,8 +66,13 @@ type Change struct {
 	Rules  bool
 	Reason string
 
-	// Links counts the links on which routing to loopback was switched on.
+	// Links counts the links on which routing to loopback was switched on, or off
+	// since pods are led to loopback no more.
 	Links int
+
+	// OwnLink says what NMI's own link lacked, or that it was removed; "" if
+	// nothing was done to it.
+	OwnLink string
 
 	// Flows counts the connections that were older than the rules and were
 	// forgotten, so that their next packets meet them. FlowsErr is why that was
@@ -73,7 +83,7 @@ type Change struct {
 
 // IsZero reports whether nothing was changed.
 func (c Change) IsZero() bool {
-	return !c.Rules && c.Links == 0 && c.Flows == 0 && c.FlowsErr == nil
+	return !c.Rules && c.Links == 0 && c.OwnLink == "" && c.Flows == 0 && c.FlowsErr == nil
 }
 
 // Config says what is redirected where.
@@ -81,8 +91,14 @@ type Config struct {
 	// Metadata is the endpoint that pods ask. Zero: 169.254.169.254:80.
 	Metadata netip.AddrPort
 
-	// Target is NMI's listener, an address of this node. Zero: 127.0.0.1:2579.
+	// Target is NMI's listener, an address of this node. Zero: 127.0.0.1:2579, or
+	// with Link [LinkAddress] and that port.
 	Target netip.AddrPort
+
+	// Link has a link of NMI's own hold the target's address, which must be a
+	// link-local one that no other link has. Pods reach it by the redirect alone.
+	// False: the address is there without it.
+	Link bool
 
 	// UID is the user that NMI runs as. Only sockets of this user may answer
 	// from Target. Zero is root, as in a DaemonSet that names no other user:
@@ -100,13 +116,27 @@ type Config struct {
 	NetNS int
 }
 
+// LinkAddress is the address of NMI's own link, if no other is given. It is in
+// 169.254.255.0/24, which hosts that give themselves an address leave alone (RFC
+// 3927, section 2.1), and in which no metadata service, DNS cache or CNI that we
+// know of has one.
+func LinkAddress() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 255, 79}) }
+
+// DefaultAddress is the target's, if no other is given.
+func DefaultAddress(link bool) netip.Addr {
+	if link {
+		return LinkAddress()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
 // withDefaults fills what is zero and refuses what cannot work.
 func (c Config) withDefaults() (Config, error) {
 	if c.Metadata == (netip.AddrPort{}) {
 		c.Metadata = netip.AddrPortFrom(netip.AddrFrom4([4]byte{169, 254, 169, 254}), 80)
 	}
 	if c.Target == (netip.AddrPort{}) {
-		c.Target = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 2579)
+		c.Target = netip.AddrPortFrom(DefaultAddress(c.Link), 2579)
 	}
 	if c.NetNS < 0 {
 		return Config{}, fmt.Errorf("network namespace %d: want an open file descriptor, or 0 for the process's own", c.NetNS)
@@ -144,11 +174,13 @@ func checkTarget(c Config) error {
 		return errors.New("want a unicast address of this node, such as 127.0.0.1")
 	case addr == c.Metadata.Addr():
 		return errors.New("want another address than the metadata service's")
+	case c.Link && !addr.IsLinkLocalUnicast():
+		return fmt.Errorf("want a link-local address for a link of NMI's own, such as %s", LinkAddress())
 	}
 	return nil
 }
 
 // spec is the part of it that the rules depend on.
 func (c Config) spec() ruleset.Spec {
-	return ruleset.Spec{Metadata: c.Metadata, Target: c.Target, UID: c.UID, Bound: c.Bound}
+	return ruleset.Spec{Metadata: c.Metadata, Target: c.Target, UID: c.UID, Bound: c.Bound, Own: c.Link}
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/wire"
 )
 
@@ -17,12 +18,13 @@ import (
 const (
 	groupNFTables = unix.NFNLGRP_NFTABLES
 	groupLink     = unix.RTNLGRP_LINK
+	groupAddress  = unix.RTNLGRP_IPV4_IFADDR
 )
 
 // Watch calls changed once it listens, and then for each change that may have
 // damaged what Ensure installs, until ctx ends or it can listen no longer. Those
 // are changes of our tables, NAT chains that may come before ours and, where links
-// must let packets through to loopback, changes of links.
+// must let packets through to loopback, changes of links, or of NMI's own.
 func (n *NFTables) Watch(ctx context.Context, changed func()) error {
 	rules, err := wire.Subscribe(unix.NETLINK_NETFILTER, n.config.NetNS, groupNFTables)
 	if err != nil {
@@ -30,13 +32,13 @@ func (n *NFTables) Watch(ctx context.Context, changed func()) error {
 	}
 	defer rules.Close()
 	listening := []listener{{conn: rules, matters: n.mattersToRules}}
-	if n.config.spec().Loopback() {
-		links, err := wire.Subscribe(unix.NETLINK_ROUTE, n.config.NetNS, groupLink)
+	if matters := n.mattersOfLinks(); matters != nil {
+		links, err := wire.Subscribe(unix.NETLINK_ROUTE, n.config.NetNS, groupLink, groupAddress)
 		if err != nil {
 			return denied(err)
 		}
 		defer links.Close()
-		listening = append(listening, listener{conn: links, matters: mattersToLinks})
+		listening = append(listening, listener{conn: links, matters: matters})
 	}
 	n.contested.Store(true) // chains may have come unseen
 	changed()
@@ -101,6 +103,17 @@ func (n *NFTables) mattersToRules(m netlink.Message) bool {
 		n.contested.Store(true)
 	}
 	return about.Rival || about.Ours
+}
+
+// mattersOfLinks says which announcements of links matter; nil if none does.
+func (n *NFTables) mattersOfLinks() func(netlink.Message) bool {
+	switch {
+	case n.config.Link:
+		return ownlink.Matters
+	case n.config.spec().Loopback():
+		return mattersToLinks
+	}
+	return nil
 }
 
 // mattersToLinks lets through what is said of links that are there: new ones,

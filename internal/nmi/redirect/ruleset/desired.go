@@ -15,6 +15,8 @@ import (
 //
 //	table  chain     hook         priority  rule
 //	all    guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback target only)
+//	                                        TCP from outside to NMI's own address → refuse   (own target only)
+//	                                        from outside, to or from that address → drop
 //	main   redirect  prerouting   -110      TCP to the metadata endpoint → DNAT to the target
 //	all    fence     forward         0      TCP to the metadata endpoint → refuse
 //	                                        to the metadata address → drop
@@ -60,13 +62,10 @@ func dropChains(s Spec) []Chain {
 			Rules: []Rule{answerRule(s)},
 		},
 	}
-	if s.Loopback() {
+	if rules := guardRules(s); rules != nil {
 		chains = append(chains, Chain{
 			Name: GuardChain, Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting, Priority: *nftables.ChainPriorityRaw,
-			Rules: []Rule{
-				{Comment: "no packet from outside is for loopback", Exprs: guardExprs(destination)},
-				{Comment: "no packet from outside is from loopback", Exprs: guardExprs(source)},
-			},
+			Rules: rules,
 		})
 	}
 	for i := range chains {
@@ -102,7 +101,7 @@ func refusedRule(s Spec) Rule {
 			isTCP(),
 			ipIs(destination, s.Metadata.Addr()),
 			portIs(destination, s.Metadata.Port()),
-			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}),
+			reset()),
 	}
 }
 
@@ -145,22 +144,50 @@ func answerRule(s Spec) Rule {
 	}
 }
 
-// guardExprs stand in for the kernel's own refusal of loopback addresses from
-// outside, which route_localnet switches off.
-func guardExprs(e end) []expr.Any {
+// forLoopback is the comment of a rule that tells of links that let packets
+// through to loopback. A new version must keep it, or it leaves them so.
+const forLoopback = "no packet from outside is for loopback"
+
+// guardRules keep packets from outside from the target, unless the redirect has
+// led them there: it comes later.
+//
+// For loopback addresses they stand in for the kernel's own refusal, which
+// route_localnet switches off. An address of NMI's own is no secret: pods, and
+// hosts of the node's network, could send there. They are refused, as by a
+// loopback of their own.
+func guardRules(s Spec) []Rule {
+	switch addr := s.Target.Addr(); {
+	case s.Loopback():
+		return []Rule{
+			{Comment: forLoopback, Exprs: join(isFromOutside(), isLoopback(destination), drop())},
+			{Comment: "no packet from outside is from loopback", Exprs: join(isFromOutside(), isLoopback(source), drop())},
+		}
+	case s.Own:
+		return []Rule{
+			{Comment: "nobody asks NMI past the redirect", Exprs: join(isFromOutside(), isTCP(), ipIs(destination, addr), reset())},
+			{Comment: "no packet from outside is for NMI's address", Exprs: join(isFromOutside(), ipIs(destination, addr), drop())},
+			{Comment: "no packet from outside is from NMI's address", Exprs: join(isFromOutside(), ipIs(source, addr), drop())},
+		}
+	}
+	return nil
+}
+
+func isFromOutside() []expr.Any {
 	lo := make([]byte, unix.IFNAMSIZ)
 	copy(lo, "lo")
-	return join(
-		[]expr.Any{
-			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: lo},
-		},
-		[]expr.Any{
-			// The first byte of the address is all of the prefix 127.0.0.0/8.
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: e.ipOffset(), Len: 1},
-			equals([]byte{127}),
-		},
-		drop())
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: lo},
+	}
+}
+
+// isLoopback asks for the first byte of the address, which is all of the prefix
+// 127.0.0.0/8.
+func isLoopback(e end) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: e.ipOffset(), Len: 1},
+		equals([]byte{127}),
+	}
 }
 
 // end is a side of a packet. In the headers of IPv4 and TCP the source stands
@@ -199,6 +226,8 @@ func isTCP() []expr.Any {
 func equals(data []byte) *expr.Cmp { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data} }
 
 func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+
+func reset() []expr.Any { return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
 
 func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
 

@@ -8,6 +8,7 @@ package ruleset
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -41,6 +42,8 @@ type Spec struct {
 	UID uint32
 	// Bound gives the main table to the socket that makes it.
 	Bound bool
+	// Own says that Target's address is NMI's alone: it is guarded, too.
+	Own bool
 }
 
 // Loopback says whether packets from outside must be let through to a loopback
@@ -70,6 +73,18 @@ type Chain struct {
 type Rule struct {
 	Comment string
 	Exprs   []expr.Any
+}
+
+// Chains are the names of all chains that a table of ours may have.
+func Chains() []string { return []string{GuardChain, RedirectChain, FenceChain, AnswerChain} }
+
+// GuardsLoopback says whether a table that was read keeps packets from outside
+// from loopback addresses: links may let them through then. It is nil if there is
+// none.
+func GuardsLoopback(found *Table) bool {
+	return found != nil && slices.ContainsFunc(found.Chains, func(c Chain) bool {
+		return c.Name == GuardChain && slices.ContainsFunc(c.Rules, func(r Rule) bool { return r.Comment == forLoopback })
+	})
 }
 
 // IsOurs says whether a table is one of those that are installed here.

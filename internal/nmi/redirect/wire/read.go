@@ -11,21 +11,21 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 )
 
-// Read returns the table of want's name as the kernel holds it, or nil if there
-// is none. Only the chains that want has are read; Uses tells whether there are
-// others.
-func Read(conn *netlink.Conn, want ruleset.Table) (*ruleset.Table, error) {
-	found, err := readTable(conn, want.Name)
+// Read returns a table as the kernel holds it, or nil if there is none. Of its
+// chains those are read that a table of ours may have; Uses tells whether there
+// are others.
+func Read(conn *netlink.Conn, name string) (*ruleset.Table, error) {
+	found, err := readTable(conn, name)
 	if found == nil || err != nil {
 		return nil, err
 	}
-	for _, w := range want.Chains {
-		c, err := readChain(conn, want.Name, w.Name)
+	for _, in := range ruleset.Chains() {
+		c, err := readChain(conn, name, in)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading chain %s: %w", w.Name, err)
+			return nil, fmt.Errorf("reading chain %s: %w", in, err)
 		}
 		found.Chains = append(found.Chains, c)
 	}

@@ -26,14 +26,16 @@ func Dial(family, namespace int) (*netlink.Conn, error) {
 	return conn, nil
 }
 
-// Subscribe opens a socket that receives what is announced to a group.
-func Subscribe(family, namespace int, group uint32) (*netlink.Conn, error) {
+// Subscribe opens a socket that receives what is announced to groups.
+func Subscribe(family, namespace int, groups ...uint32) (*netlink.Conn, error) {
 	conn, err := Dial(family, namespace)
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.JoinGroup(group); err != nil {
-		return nil, errors.Join(fmt.Errorf("joining netlink group %d: %w", group, err), conn.Close())
+	for _, group := range groups {
+		if err := conn.JoinGroup(group); err != nil {
+			return nil, errors.Join(fmt.Errorf("joining netlink group %d: %w", group, err), conn.Close())
+		}
 	}
 	return conn, nil
 }
