@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	utilerrors "k8s.io/apimachinery/pkg/util/errors"
-
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/loopback"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
@@ -42,7 +40,10 @@ func (n *NFTables) ensureOwnLink(found tables, change *Change) error {
 	if change.OwnLink, err = ownlink.Ensure(n.config.NetNS, n.config.Target.Addr()); err == nil {
 		return nil
 	}
-	return utilerrors.NewAggregate([]error{denied(err), n.ensureTables(n.fences(err), found, false, change)})
+	if errFences := n.ensureTables(n.fences(err), found, false, change); errFences != nil {
+		return fmt.Errorf("%w; %w", denied(err), errFences)
+	}
+	return denied(err)
 }
 
 // fences are the tables that only stop packets. An address that is somebody

@@ -1,8 +1,6 @@
 package ownlink
 
 import (
-	"strings"
-
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -11,14 +9,15 @@ import (
 // address. The zero message stands for announcements that were lost, which are;
 // one that cannot be read may be.
 func Matters(m netlink.Message) bool {
-	header, attributes := 0, []uint16(nil)
+	var header int
+	var name uint16
 	switch m.Header.Type {
 	case 0:
 		return true
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		header, attributes = unix.SizeofIfInfomsg, []uint16{unix.IFLA_IFNAME, unix.IFLA_IFALIAS}
+		header, name = unix.SizeofIfInfomsg, unix.IFLA_IFNAME
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		header, attributes = unix.SizeofIfAddrmsg, []uint16{unix.IFA_LABEL}
+		header, name = unix.SizeofIfAddrmsg, unix.IFA_LABEL
 	default:
 		return false
 	}
@@ -30,16 +29,9 @@ func Matters(m netlink.Message) bool {
 		return true
 	}
 	for ad.Next() {
-		for _, kind := range attributes {
-			if value := ad.Bytes(); ad.Type() == kind && named(string(value)) {
-				return true
-			}
+		if ad.Type() == name && ad.String() == Name {
+			return true
 		}
 	}
 	return ad.Err() != nil
-}
-
-func named(value string) bool {
-	value = strings.TrimRight(value, "\x00")
-	return value == Name || value == mark
 }
