@@ -200,6 +200,8 @@ func (f *fakeRedirect) Survey() (survey, error) {
 	}
 }
 
+func (f *fakeRedirect) Prepare(context.Context) (string, error) { return "", nil }
+
 func (f *fakeRedirect) Refuse() error { f.refused.Store(true); return nil }
 
 func (f *fakeRedirect) Delete(context.Context) (redirect.Removal, error) {

@@ -10,6 +10,9 @@ import (
 
 // redirector leads pods' metadata requests here.
 type redirector interface {
+	// Prepare makes what pods are led to, so that the agent can listen there, and
+	// says what it made; "" if it was there.
+	Prepare(ctx context.Context) (string, error)
 	// Keep puts the rules in place and keeps them there until ctx ends; they
 	// stay when it does.
 	Keep(ctx context.Context, hooks redirectHooks) error

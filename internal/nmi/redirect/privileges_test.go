@@ -34,12 +34,14 @@ func TestWithoutTheCapability(t *testing.T) {
 	w := newNode(t)
 	// The thread is in the namespace, so that its own is meant.
 	d := must2(redirect.New(redirect.Config{}))(w)
+	linked := must2(redirect.New(redirect.Config{Link: true}))(w)
 	for name, call := range map[string]func(context.Context) error{
-		"Ensure": func(ctx context.Context) error { _, err := d.Ensure(ctx); return err },
-		"Verify": d.Verify,
-		"Delete": func(ctx context.Context) error { _, err := d.Delete(ctx); return err },
-		"Watch":  func(ctx context.Context) error { return d.Watch(ctx, func() {}) },
-		"Run":    func(ctx context.Context) error { return keeper.Run(ctx, keeper.Options{Datapath: d}) },
+		"Ensure":  func(ctx context.Context) error { _, err := d.Ensure(ctx); return err },
+		"Verify":  d.Verify,
+		"Prepare": func(ctx context.Context) error { _, err := linked.Prepare(ctx); return err },
+		"Delete":  func(ctx context.Context) error { _, err := d.Delete(ctx); return err },
+		"Watch":   func(ctx context.Context) error { return d.Watch(ctx, func() {}) },
+		"Run":     func(ctx context.Context) error { return keeper.Run(ctx, keeper.Options{Datapath: d}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := without(w.node, unix.CAP_NET_ADMIN, func() error { return call(t.Context()) })

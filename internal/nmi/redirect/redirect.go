@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 )
@@ -81,6 +82,9 @@ type Change struct {
 	FlowsErr error
 }
 
+// Why says what was wrong: with NMI's own link, and with the rules.
+func (c Change) Why() string { return strings.Trim(c.OwnLink+"; "+c.Reason, "; ") }
+
 // IsZero reports whether nothing was changed.
 func (c Change) IsZero() bool {
 	return !c.Rules && c.Links == 0 && c.OwnLink == "" && c.Flows == 0 && c.FlowsErr == nil
@@ -118,8 +122,8 @@ type Config struct {
 
 // LinkAddress is the address of NMI's own link, if no other is given. It is in
 // 169.254.255.0/24, which hosts that give themselves an address leave alone (RFC
-// 3927, section 2.1), and in which no metadata service, DNS cache or CNI that we
-// know of has one.
+// 3927, section 2.1), and none of the metadata services, DNS caches and network
+// plugins that we know of has one there.
 func LinkAddress() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 255, 79}) }
 
 // DefaultAddress is the target's, if no other is given.
@@ -128,6 +132,15 @@ func DefaultAddress(link bool) netip.Addr {
 		return LinkAddress()
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+// ListenAddress returns the target's address as a user gives it. That of loopback,
+// which cannot be on a link of NMI's own, stands for that link's.
+func ListenAddress(given string, link bool) string {
+	if link && given == DefaultAddress(false).String() {
+		return DefaultAddress(true).String()
+	}
+	return given
 }
 
 // withDefaults fills what is zero and refuses what cannot work.

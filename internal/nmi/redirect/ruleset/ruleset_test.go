@@ -59,6 +59,12 @@ func TestDesired(t *testing.T) {
 		" no packet from outside is for loopback: meta iifname != " + lo + " @nh,16,1 == 7f drop",
 		" no packet from outside is from loopback: meta iifname != " + lo + " @nh,12,1 == 7f drop",
 	}
+	own := []string{
+		"chain guard filter hook 0 priority -300 policy 1",
+		" nobody asks NMI past the redirect: meta iifname != " + lo + " meta l4proto == 06 @nh,16,4 == a9feff4f reset",
+		" no packet from outside is for NMI's address: meta iifname != " + lo + " @nh,16,4 == a9feff4f drop",
+		" no packet from outside is from NMI's address: meta iifname != " + lo + " @nh,12,4 == a9feff4f drop",
+	}
 	redirect := func(registers string) []string {
 		return []string{
 			"chain redirect nat hook 0 priority -110 policy 1",
@@ -68,16 +74,19 @@ func TestDesired(t *testing.T) {
 	main, fence, spare := []string{"table " + MainTable}, []string{"table " + FenceTable}, []string{"table " + SpareTable}
 	loopback := append(drops("@nh,12,4 == 7f010203 @th,0,2 == 0102"), guard...)
 	address := drops("@nh,12,4 == c0000201 @th,0,2 == 0a13")
+	link := append(drops("@nh,12,4 == a9feff4f @th,0,2 == 0a13"), own...)
 	for name, test := range map[string]struct {
 		target string
+		own    bool
 		want   []string
 	}{
-		"to loopback":               {"127.1.2.3:258", slices.Concat(main, redirect("reg1=7f010203 reg2=0102"), loopback, fence, loopback, spare, loopback)},
-		"to an address of the node": {"192.0.2.1:2579", slices.Concat(main, redirect("reg1=c0000201 reg2=0a13"), address, fence, address, spare, address)},
+		"to loopback":               {"127.1.2.3:258", false, slices.Concat(main, redirect("reg1=7f010203 reg2=0102"), loopback, fence, loopback, spare, loopback)},
+		"to an address of the node": {"192.0.2.1:2579", false, slices.Concat(main, redirect("reg1=c0000201 reg2=0a13"), address, fence, address, spare, address)},
+		"to a link of NMI's own":    {"169.254.255.79:2579", true, slices.Concat(main, redirect("reg1=a9feff4f reg2=0a13"), link, fence, link, spare, link)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tables := Desired(Spec{
-				Metadata: netip.MustParseAddrPort("10.9.8.7:8080"), Target: netip.MustParseAddrPort(test.target), UID: 1234,
+				Metadata: netip.MustParseAddrPort("10.9.8.7:8080"), Target: netip.MustParseAddrPort(test.target), UID: 1234, Own: test.own,
 			})
 			var got []string
 			for _, t := range tables {
@@ -124,6 +133,27 @@ func TestCompareFindsNothingInTheDesired(t *testing.T) {
 		if damage := Compare(want, &found[i]); damage == nil || damage.Chain != AnswerChain || damage.Table != want.Name {
 			t.Errorf("another user: got %v, want damage to %s of %s", damage, AnswerChain, want.Name)
 		}
+	}
+}
+
+// What tells of links that let packets through to loopback is in each table of
+// that target, and in none of another.
+func TestGuardsLoopback(t *testing.T) {
+	for target, want := range map[string]bool{"127.0.0.1:2579": true, "10.0.0.4:2579": false, "169.254.255.79:2579": false} {
+		spec := Spec{Metadata: netip.MustParseAddrPort("169.254.169.254:80"), Target: netip.MustParseAddrPort(target), Own: target == "169.254.255.79:2579"}
+		for _, table := range Desired(spec) {
+			if got := GuardsLoopback(&table); got != want {
+				t.Errorf("%s, table %s: %t", target, table.Name, got)
+			}
+			for _, c := range table.Chains {
+				if !slices.Contains(Chains(), c.Name) {
+					t.Errorf("chain %s is not among all chains", c.Name)
+				}
+			}
+		}
+	}
+	if GuardsLoopback(nil) {
+		t.Error("no table guards")
 	}
 }
 

@@ -41,8 +41,8 @@ func runRedirectOnly(ctx context.Context, i *invocation) int {
 				}
 			},
 			Changed: func(change redirect.Change) {
-				if change.Rules {
-					sayf(i.stdout, "put right: %s\n", change.Reason)
+				if change.Rules || change.OwnLink != "" {
+					sayf(i.stdout, "put right: %s\n", change.Why())
 				}
 			},
 			Failed: func(err error) { sayf(i.stderr, "nmi redirect-only: %v\n", err) },
