@@ -44,7 +44,7 @@ func speaksIPv4(addresses []net.Addr, c redirect.Config) bool {
 	return slices.ContainsFunc(addresses, func(address net.Addr) bool {
 		prefix, err := netip.ParsePrefix(address.String())
 		addr := prefix.Addr().Unmap()
-		return err == nil && addr.Is4() && !addr.IsLoopback() && !(c.Link && addr == c.Target.Addr())
+		return err == nil && addr.Is4() && !addr.IsLoopback() && (!c.Link || addr != c.Target.Addr())
 	})
 }
 

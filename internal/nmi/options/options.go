@@ -224,14 +224,12 @@ type Config struct {
 
 // Config validates. An error names the flag and says what to give it.
 func (o *Options) Config() (Config, error) {
-	c := Config{Node: o.Node, Managed: strings.EqualFold(o.Mode, "managed"), Link: o.RedirectTarget == "link", RuleInterval: time.Duration(o.RuleIntervalSeconds) * time.Second}
+	c := Config{Node: o.Node, Managed: strings.EqualFold(o.Mode, "managed"), RuleInterval: time.Duration(o.RuleIntervalSeconds) * time.Second}
 	switch {
 	case o.Node == "":
 		return Config{}, fmt.Errorf("--node is empty: give the name of this node, as by the downward API's spec.nodeName")
 	case !c.Managed && !strings.EqualFold(o.Mode, "standard"):
 		return Config{}, fmt.Errorf("--operation-mode is %q: want standard or managed", o.Mode)
-	case !c.Link && o.RedirectTarget != "loopback":
-		return Config{}, fmt.Errorf("--redirect-target is %q: want loopback or link", o.RedirectTarget)
 	case o.MaxStaleness != 0 && o.MaxStaleness < minStaleness:
 		return Config{}, fmt.Errorf("--max-cache-staleness is %s: want 0, which is for ever, or at least %s: a quiet API server gives a sign of life every two minutes or so", o.MaxStaleness, minStaleness)
 	case o.RuleIntervalSeconds <= 0:
@@ -278,16 +276,8 @@ func (o *Options) addresses(c *Config) error {
 	if c.Listener == c.Upstream {
 		return fmt.Errorf("--nmi-listen-address and --nmi-port name the metadata service's own address %s: requests would never leave the agent", c.Upstream)
 	}
-	c.API = c.Listener.String()
-	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.Listener.Port())
-	switch {
-	case c.Link && !c.Listener.Addr().IsLinkLocalUnicast():
-		return fmt.Errorf("--nmi-listen-address is %s: with --redirect-target=link want a link-local address (169.254.0.0/16), or none for 169.254.255.79", o.ListenAddress)
-	case c.Link:
-		c.Host = local.String()
-	case c.Listener.Addr().IsUnspecified():
-		// Connections can be led to one address only; this one is among all.
-		c.Listener = local
+	if err := o.target(c); err != nil {
+		return err
 	}
 	for _, port := range []struct {
 		flag, value string

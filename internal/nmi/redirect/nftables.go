@@ -73,9 +73,13 @@ func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 	}
 	if change.Rules || !n.ensured {
 		change.Flows, change.FlowsErr = forgetFlows(n.config.NetNS, astray(n.config))
+		err = n.removeOwnLink(&change)
 	}
-	n.ensured = true
-	return change, n.ensureLoopback(&change)
+	n.ensured = err == nil
+	if errLinks := n.openLoopback(&change); err == nil {
+		err = errLinks
+	}
+	return change, err
 }
 
 // ensureRules puts the tables right.

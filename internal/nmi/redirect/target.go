@@ -57,15 +57,10 @@ func (n *NFTables) fences(reason error) []ruleset.Table {
 	return ruleset.Desired(spec)[1:]
 }
 
-// ensureLoopback has links let packets through to a target on loopback, and
-// removes what an earlier target has left.
-func (n *NFTables) ensureLoopback(change *Change) error {
-	if n.config.spec().Loopback() {
-		var err error
-		if change.Links, err = loopback.Set(n.config.NetNS, true); err != nil {
-			return fmt.Errorf("letting links reach %s: %w", n.config.Target, denied(err))
-		}
-	}
+// removeOwnLink removes what an earlier target has left. It is called when the
+// rules were replaced, and not later: an agent that is about to take the redirect
+// over may have made its link already.
+func (n *NFTables) removeOwnLink(change *Change) error {
 	if n.config.Link {
 		return nil
 	}
@@ -79,7 +74,19 @@ func (n *NFTables) ensureLoopback(change *Change) error {
 	return nil
 }
 
-// verifyLinks reads back what ensureOwnLink and ensureLoopback do.
+// openLoopback has links let packets through to a target on loopback.
+func (n *NFTables) openLoopback(change *Change) error {
+	if !n.config.spec().Loopback() {
+		return nil
+	}
+	var err error
+	if change.Links, err = loopback.Set(n.config.NetNS, true); err != nil {
+		return fmt.Errorf("letting links reach %s: %w", n.config.Target, denied(err))
+	}
+	return nil
+}
+
+// verifyLinks reads back what ensureOwnLink and openLoopback do.
 func (n *NFTables) verifyLinks() error {
 	switch {
 	case n.config.Link:

@@ -349,6 +349,25 @@ func TestARunningAgentsTargetIsLeftAlone(t *testing.T) {
 	})
 }
 
+// TestPreparingToTakeOver: what keeps the redirect ahead of an agent does not take
+// the link away again that the agent has made to listen there.
+func TestPreparingToTakeOver(t *testing.T) {
+	w := newWorld(t)
+	k := w.keep(w.datapath())
+	w.aim(true)
+	w.prepared()
+	k.next("the new link", func(c redirect.Change) bool { return c.Links > 0 })
+	d, end := w.nmi()
+	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	w.must(d.Verify(t.Context()))
+	w.opened("0", "vethpod", ownlink.Name)
+	end()
+	k.next("its own end", func(c redirect.Change) bool { return strings.Contains(c.OwnLink, "removed") })
+	w.opened("1", "vethpod")
+	w.refused(w.pod, metadata)
+	w.noLeaks()
+}
+
 // TestTheLinkHasNoOtherUse: what the node itself sends does not come from there.
 func TestTheLinkHasNoOtherUse(t *testing.T) {
 	w := newLinked(t)
