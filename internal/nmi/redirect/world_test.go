@@ -40,6 +40,7 @@ func eachTarget(t *testing.T, f func(w *world)) {
 	t.Helper()
 	for name, link := range map[string]bool{"to loopback": false, "to a link of NMI's own": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait more than they work
 			w := newWorld(t)
 			w.aim(link)
 			f(w)

@@ -14,9 +14,9 @@ import (
 // Verify expects.
 //
 //	table  chain     hook         priority  rule
-//	all    guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback target only)
-//	                                        TCP from outside to NMI's own address → refuse   (own target only)
-//	                                        from outside, to or from that address → drop
+//	all    guard     prerouting   -300      from outside, to or from 127.0.0.0/8 → drop   (loopback and own target)
+//	                                        TCP from outside to NMI's own address → refuse   (own target)
+//	                                        from outside, to or from that address → drop   (own target)
 //	main   redirect  prerouting   -110      TCP to the metadata endpoint → DNAT to the target
 //	all    fence     forward         0      TCP to the metadata endpoint → refuse
 //	                                        to the metadata address → drop
@@ -154,19 +154,23 @@ const forLoopback = "no packet from outside is for loopback"
 // For loopback addresses they stand in for the kernel's own refusal, which
 // route_localnet switches off. An address of NMI's own is no secret: pods, and
 // hosts of the node's network, could send there. They are refused, as by a
-// loopback of their own.
+// loopback of their own. Loopback is guarded there, too: whoever kept the redirect
+// ahead of an agent that takes it over may open a link once more, too late for it
+// to be closed.
 func guardRules(s Spec) []Rule {
 	switch addr := s.Target.Addr(); {
 	case s.Loopback():
 		return []Rule{
-			{Comment: forLoopback, Exprs: join(isFromOutside(), isLoopback(destination), drop())},
-			{Comment: "no packet from outside is from loopback", Exprs: join(isFromOutside(), isLoopback(source), drop())},
+			{Comment: forLoopback, Exprs: loopbackExprs(destination)},
+			{Comment: "no packet from outside is from loopback", Exprs: loopbackExprs(source)},
 		}
 	case s.Own:
 		return []Rule{
 			{Comment: "nobody asks NMI past the redirect", Exprs: join(isFromOutside(), isTCP(), ipIs(destination, addr), reset())},
 			{Comment: "no packet from outside is for NMI's address", Exprs: join(isFromOutside(), ipIs(destination, addr), drop())},
 			{Comment: "no packet from outside is from NMI's address", Exprs: join(isFromOutside(), ipIs(source, addr), drop())},
+			{Comment: "loopback stays closed", Exprs: loopbackExprs(destination)},
+			{Comment: "and nothing claims to be from there", Exprs: loopbackExprs(source)},
 		}
 	}
 	return nil
@@ -181,13 +185,16 @@ func isFromOutside() []expr.Any {
 	}
 }
 
-// isLoopback asks for the first byte of the address, which is all of the prefix
+// loopbackExprs ask for the first byte of an address, which is all of the prefix
 // 127.0.0.0/8.
-func isLoopback(e end) []expr.Any {
-	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: e.ipOffset(), Len: 1},
-		equals([]byte{127}),
-	}
+func loopbackExprs(e end) []expr.Any {
+	return join(
+		isFromOutside(),
+		[]expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: e.ipOffset(), Len: 1},
+			equals([]byte{127}),
+		},
+		drop())
 }
 
 // end is a side of a packet. In the headers of IPv4 and TCP the source stands

@@ -64,6 +64,8 @@ func TestDesired(t *testing.T) {
 		" nobody asks NMI past the redirect: meta iifname != " + lo + " meta l4proto == 06 @nh,16,4 == a9feff4f reset",
 		" no packet from outside is for NMI's address: meta iifname != " + lo + " @nh,16,4 == a9feff4f drop",
 		" no packet from outside is from NMI's address: meta iifname != " + lo + " @nh,12,4 == a9feff4f drop",
+		" loopback stays closed: meta iifname != " + lo + " @nh,16,1 == 7f drop",
+		" and nothing claims to be from there: meta iifname != " + lo + " @nh,12,1 == 7f drop",
 	}
 	redirect := func(registers string) []string {
 		return []string{
