@@ -139,7 +139,7 @@ func TestSizes(t *testing.T) {
 func pure() []string {
 	return []string{
 		"internal/binding", "internal/identity", "internal/azure/armid", "internal/azure/armtext", "internal/azure/compute", "internal/azure/throttle",
-		"internal/startuptaint", "internal/nmi/resolve", "internal/mic/attachment/plan", "internal/mic/attachment/quarantine",
+		"internal/startuptaint", "internal/nmi/resolve", "internal/nmi/redirect/ruleset", "internal/mic/attachment/plan", "internal/mic/attachment/quarantine",
 	}
 }
 

@@ -184,6 +184,7 @@ func assignment(pod *corev1.Pod, id *v1.AzureIdentity, state string) *v1.AzureAs
 // fakeRedirect stands in for the kernel, which a test must leave alone.
 type fakeRedirect struct {
 	keep    func(ctx context.Context, hooks redirectHooks) error
+	prepare func() (string, error) // nil for nothing to make
 	broken  atomic.Pointer[error]
 	refused atomic.Bool
 	deleted atomic.Bool
@@ -200,6 +201,13 @@ func (f *fakeRedirect) Survey() (survey, error) {
 	default:
 		return survey{}, nil
 	}
+}
+
+func (f *fakeRedirect) Prepare(context.Context) (string, error) {
+	if f.prepare == nil {
+		return "", nil
+	}
+	return f.prepare()
 }
 
 func (f *fakeRedirect) Refuse() error { f.refused.Store(true); return nil }

@@ -42,5 +42,7 @@ func (o *Options) config() (options.Config, error) {
 			return options.Config{}, fmt.Errorf("--allowed-metadata holds %q: want some of %s", name, strings.Join(server.Listable(), ", "))
 		}
 	}
-	return o.Config()
+	known := o.Options
+	known.ListenAddress = redirect.ListenAddress(known.ListenAddress, known.RedirectTarget == "link")
+	return known.Config()
 }

@@ -61,7 +61,7 @@ func (r *runner) reportNode(ctx context.Context) {
 func (r *runner) leave(ctx context.Context) {
 	o := leave.Options{Config: r.rest, Pod: r.config.Pod, Log: r.log, Remove: func(ctx context.Context) ([]any, error) {
 		removed, err := r.redirect.Delete(ctx)
-		return []any{"tables", removed.Tables, "links", removed.Links, "flows", removed.Flows}, err
+		return []any{"tables", removed.Tables, "links", removed.Links, "flows", removed.Flows, "ownLink", removed.OwnLink}, err
 	}}
 	if r.report != nil {
 		o.Report = func(ctx context.Context, reason v1.Reason, message string) error {

@@ -5,10 +5,14 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 )
 
 // redirector leads pods' metadata requests here.
 type redirector interface {
+	// Prepare makes what pods are led to, so that the agent can listen there, and
+	// says what it made; "" if it was there.
+	Prepare(ctx context.Context) (string, error)
 	// Keep puts the rules in place and keeps them there until ctx ends; they
 	// stay when it does.
 	Keep(ctx context.Context, hooks redirectHooks) error
@@ -48,7 +52,7 @@ func newNFTables(c redirect.Config) (redirector, error) {
 
 // Keep runs the keeper.
 func (n nftables) Keep(ctx context.Context, hooks redirectHooks) error {
-	return redirect.Run(ctx, redirect.Options{
+	return keeper.Run(ctx, keeper.Options{
 		Datapath: n.NFTables, Watcher: n.NFTables, Interval: hooks.interval,
 		Ready: hooks.ready, Changed: hooks.changed, Failed: hooks.failed,
 	})

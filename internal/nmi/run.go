@@ -123,7 +123,7 @@ func (o *Options) prepare(c options.Config, log *slog.Logger) (*runner, error) {
 	if newRedirect == nil {
 		newRedirect = newNFTables
 	}
-	r.redirect, err = newRedirect(redirect.Config{Metadata: c.Metadata, Target: c.Listener, UID: uint32(os.Geteuid()), Bound: true}) //nolint:gosec // a uid is 32 bits wide
+	r.redirect, err = newRedirect(redirect.Config{Metadata: c.Metadata, Target: c.Listener, Link: c.Link, UID: uint32(os.Geteuid()), Bound: true}) //nolint:gosec // a uid is 32 bits wide
 	if err != nil {
 		return nil, fmt.Errorf("preparing the redirect: %w", err)
 	}
@@ -169,18 +169,31 @@ func (o *Options) userAgent() string {
 // is known at once.
 type listeners struct {
 	api, probes, metrics net.Listener
+	host                 net.Listener // nil if the api serves programs of the node, too
 }
 
+// listen opens them, once the address is there that pods are to be led to.
 func (r *runner) listen(ctx context.Context) (listeners, error) {
 	var out listeners
+	made, err := r.redirect.Prepare(ctx)
+	if err != nil {
+		return out, err
+	}
+	if made != "" {
+		r.log.Info("made what pods are led to", "what", made, "target", r.config.Listener.String())
+	}
 	for _, l := range []struct {
 		address, flag string
 		into          *net.Listener
 	}{
 		{r.config.API, "nmi-port", &out.api},
+		{r.config.Host, "nmi-port", &out.host},
 		{r.config.Probes, "http-probe-port", &out.probes},
 		{r.config.Metrics, "prometheus-port", &out.metrics},
 	} {
+		if l.address == "" {
+			continue
+		}
 		listener, err := obs.Listen(ctx, l.address, l.flag)
 		if err != nil {
 			out.close()
@@ -191,8 +204,16 @@ func (r *runner) listen(ctx context.Context) (listeners, error) {
 	return out, nil
 }
 
+// serving are those that serve tokens.
+func (l listeners) serving() []net.Listener {
+	if l.host == nil {
+		return []net.Listener{l.api}
+	}
+	return []net.Listener{l.api, l.host}
+}
+
 func (l listeners) close() {
-	for _, listener := range []net.Listener{l.api, l.probes, l.metrics} {
+	for _, listener := range []net.Listener{l.api, l.host, l.probes, l.metrics} {
 		if listener != nil {
 			_ = listener.Close() // it served nobody
 		}
@@ -243,10 +264,12 @@ func (r *runner) run(told context.Context) error {
 	group.Go(func() error { r.awaitSync(ctx); return nil })
 	group.Go(func() error { r.tokens.Run(ctx); return nil })
 	group.Go(func() error { return r.untaint(ctx) })
-	group.Go(func() error {
-		r.health.Listening.Store(true)
-		return obs.Serve(serving, limiter.Listener(r.connections.Listener(open.api)), handler, drain)
-	})
+	for _, listener := range open.serving() {
+		group.Go(func() error {
+			r.health.Listening.Store(true)
+			return obs.Serve(serving, limiter.Listener(r.connections.Listener(listener)), handler, drain)
+		})
+	}
 	r.announce(open)
 	err = group.Wait()
 	stopWatchers()
@@ -313,12 +336,12 @@ func (r *runner) keep(ctx context.Context) error {
 			r.log.Info("redirect is in place", "metadata", r.config.Metadata.String(), "target", r.config.Listener.String())
 		},
 		changed: func(change redirect.Change) {
-			if !change.Rules {
+			if !change.Rules && change.OwnLink == "" {
 				r.log.Debug("redirect covers a new link", "links", change.Links)
 				return
 			}
 			r.metrics.Repaired()
-			r.log.Warn("redirect was put right", "why", change.Reason, "links", change.Links, "flows", change.Flows)
+			r.log.Warn("redirect was put right", "why", change.Why(), "links", change.Links, "flows", change.Flows)
 		},
 		failed: func(err error) { r.log.Error("redirect is not in place", "error", err) },
 	})

@@ -310,6 +310,39 @@ func TestRunEndsWhenToldTo(t *testing.T) {
 	}
 }
 
+// TestTheTargetIsMadeBeforeTheAgentListens: an address that nobody has made is
+// what the agent then cannot listen on.
+func TestTheTargetIsMadeBeforeTheAgentListens(t *testing.T) {
+	broken := errors.New("no links here")
+	for name, test := range map[string]struct {
+		made  string
+		err   error
+		words string
+	}{
+		"it is made":         {"link x: missing", nil, "listening on 169.254.255.79:"},
+		"it is there":        {"", nil, "listening on 169.254.255.79:"},
+		"it cannot be there": {"", broken, "no links here"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := &lines{}
+			options := testOptions(t, "--redirect-target=link")
+			options.rest, options.Logger = nowhere(), logTo(log)
+			var config redirect.Config
+			options.newRedirect = func(c redirect.Config) (redirector, error) {
+				config = c
+				return &fakeRedirect{prepare: func() (string, error) { return test.made, test.err }}, nil
+			}
+			err := Run(t.Context(), options)
+			if err == nil || !strings.Contains(err.Error(), test.words) || !config.Link || config.Target.Addr() != redirect.LinkAddress() {
+				t.Errorf("%v, for a redirect of %+v", err, config)
+			}
+			if got := strings.Contains(log.String(), "made what pods are led to"); got != (test.made != "") {
+				t.Errorf("the log says %q", log.String())
+			}
+		})
+	}
+}
+
 func TestTheRedirectIsReported(t *testing.T) {
 	hooks := make(chan redirectHooks, 1)
 	keep := &fakeRedirect{keep: func(ctx context.Context, h redirectHooks) error { hooks <- h; <-ctx.Done(); return nil }}
@@ -330,18 +363,20 @@ func TestTheRedirectIsReported(t *testing.T) {
 	}
 	h.ready()
 	h.changed(redirect.Change{Rules: true, Reason: "a rule is gone"})
+	h.changed(redirect.Change{OwnLink: "the link was down"})
+	h.changed(redirect.Change{Links: 1})
 	h.failed(errors.New("netlink is silent"))
 	if got := probe(t, probes, "/readyz"); !strings.Contains(got.body, "[+]rules ok") {
 		t.Errorf("after: %s", got.body)
 	}
-	if got := probe(t, metrics, "/metrics"); !strings.Contains(got.body, "nmi_redirect_repairs_total 1\n") {
-		t.Error("the repair is not counted")
+	if got := probe(t, metrics, "/metrics"); !strings.Contains(got.body, "nmi_redirect_repairs_total 2\n") {
+		t.Error("the repairs are not counted")
 	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	for _, words := range []string{"redirect is in place", "a rule is gone", "netlink is silent"} {
+	for _, words := range []string{"redirect is in place", "a rule is gone", "the link was down", "netlink is silent"} {
 		if !strings.Contains(log.String(), words) {
 			t.Errorf("the log lacks %q", words)
 		}

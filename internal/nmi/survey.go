@@ -11,6 +11,7 @@ import (
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/predecessor"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/shadow"
 )
 
@@ -28,21 +29,22 @@ func (n nftables) Survey() (survey, error) {
 	var s survey
 	var errs [3]error
 	s.old, errs[0] = predecessor.Remove(n.config.NetNS)
-	s.shadows, errs[1] = shadow.Find(n.config.NetNS, n.config.Metadata, redirect.Priority)
+	s.shadows, errs[1] = shadow.Find(n.config.NetNS, n.config.Metadata, ruleset.Priority)
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
 		errs[2] = fmt.Errorf("reading the node's addresses: %w", err)
 	}
-	s.noIPv4 = err == nil && !speaksIPv4(addresses)
+	s.noIPv4 = err == nil && !speaksIPv4(addresses, n.config)
 	return s, errors.Join(errs[:]...)
 }
 
-// speaksIPv4 says whether a host with these addresses can speak IPv4 with others.
-func speaksIPv4(addresses []net.Addr) bool {
+// speaksIPv4 says whether a host with these addresses can speak IPv4 with others,
+// as it cannot by a link of the agent's own.
+func speaksIPv4(addresses []net.Addr, c redirect.Config) bool {
 	return slices.ContainsFunc(addresses, func(address net.Addr) bool {
 		prefix, err := netip.ParsePrefix(address.String())
 		addr := prefix.Addr().Unmap()
-		return err == nil && addr.Is4() && !addr.IsLoopback()
+		return err == nil && addr.Is4() && !addr.IsLoopback() && (!c.Link || addr != c.Target.Addr())
 	})
 }
 

@@ -99,10 +99,16 @@ func TestSurvey(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := netns.ForTest(t, "node")
 			test.prepare(t, n)
-			config := redirect.Config{Metadata: netip.MustParseAddrPort("169.254.169.254:80"), UID: uint32(unix.Geteuid()), Bound: true}
+			config := redirect.Config{
+				Metadata: netip.MustParseAddrPort("169.254.169.254:80"), Target: netip.MustParseAddrPort("169.254.255.79:2579"),
+				Link: true, UID: uint32(unix.Geteuid()), Bound: true,
+			}
 			err := n.Do(func() error {
 				d, err := newNFTables(config)
 				if err != nil {
+					return err
+				}
+				if _, err := d.Prepare(t.Context()); err != nil {
 					return err
 				}
 				got, err := d.Survey()
@@ -119,15 +125,27 @@ func TestSurvey(t *testing.T) {
 }
 
 func TestSpeaksIPv4(t *testing.T) {
-	for address, want := range map[string]bool{
-		"10.0.0.4/24": true, "127.0.0.1/8": false, "::1/128": false, "fe80::1/64": false, "fd00::4/64": false, "169.254.3.4/16": true,
+	own := redirect.Config{Link: true, Target: netip.MustParseAddrPort("169.254.255.79:2579")}
+	of := redirect.Config{Target: netip.MustParseAddrPort("10.0.0.4:2579")}
+	for name, test := range map[string]struct {
+		address string
+		config  redirect.Config
+		want    bool
+	}{
+		"an address":                  {"10.0.0.4/24", of, true},
+		"a link-local one":            {"169.254.3.4/16", own, true},
+		"that of the agent's link":    {"169.254.255.79/32", own, false},
+		"a target that the node has":  {"10.0.0.4/24", of, true},
+		"loopback":                    {"127.0.0.1/8", of, false},
+		"loopback of IPv6":            {"::1/128", of, false},
+		"a link-local one of IPv6":    {"fe80::1/64", own, false},
+		"an address of IPv6":          {"fd00::4/64", of, false},
+		"one of IPv4, mapped to IPv6": {"::ffff:10.0.0.4/120", of, true},
 	} {
-		ip, network, err := net.ParseCIDR(address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := speaksIPv4([]net.Addr{&net.IPNet{IP: ip, Mask: network.Mask}}); got != want {
-			t.Errorf("%s: %t, want %t", address, got, want)
+		prefix := netip.MustParsePrefix(test.address)
+		address := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
+		if got := speaksIPv4([]net.Addr{address}, test.config); got != test.want {
+			t.Errorf("%s: %t, want %t", name, got, test.want)
 		}
 	}
 }

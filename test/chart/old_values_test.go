@@ -66,7 +66,7 @@ func TestOldValues(t *testing.T) {
 // TestReusedValues: `helm upgrade --reuse-values` brings values without those
 // that are new.
 func TestReusedValues(t *testing.T) {
-	r := render(t, `mic.leaderElection.legacyLock=null`, `mic.credentialsSecret=null`, `mic.trustedCAConfigMap=null`, `mic.extraArgs=null`, `nmi.redirectProbeInterval=null`, `nmi.uninstallJob=null`)
+	r := render(t, `mic.leaderElection.legacyLock=null`, `mic.credentialsSecret=null`, `mic.trustedCAConfigMap=null`, `mic.extraArgs=null`, `nmi.redirectProbeInterval=null`, `nmi.uninstallJob=null`, `nmi.redirectTarget=null`)
 	if got := r.flag("mic", "legacy-lock"); got != nil {
 		t.Errorf("--legacy-lock=%v without a value", got)
 	}

@@ -16,6 +16,7 @@ func TestRefusals(t *testing.T) {
 		"a relative path":                      {`mic.cloudConfig="azure.json"`, `at '/mic/cloudConfig': 'azure.json' does not match pattern`},
 		"a log format that does not exist":     {`nmi.loggingFormat="xml"`, `at '/nmi/loggingFormat': value must be one of '', 'text', 'json'`},
 		"a timeout that is none":               {`nmi.uninstallJob.timeout="soon"`, `at '/nmi/uninstallJob/timeout': 'soon' does not match pattern`},
+		"a target that does not exist":         {`nmi.redirectTarget="dummy"`, `at '/nmi/redirectTarget': value must be one of '', 'loopback', 'link'`},
 		"half a digest":                        {`mic.tag="sha256:abc"`, `at '/mic/tag': 'sha256:abc' does not match pattern`},
 		"an argument that is no flag":          {`mic.extraArgs=["x"]`, `at '/mic/extraArgs/0': 'x' does not match pattern`},
 		"credentials without a cloud":          {`adminsecret={"useMSI":"true"}`, `at '/adminsecret': missing property 'cloud'`},

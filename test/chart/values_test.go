@@ -210,6 +210,7 @@ func ofNMI(out map[string]effect) {
 		"secretMaxAge":              {set: `"30s"`, got: flagOf("nmi", "secret-max-age"), want: "30s"},
 		"trustedCAConfigMap":        {set: `"roots"`, got: trustedRoots("nmi"), want: true},
 		"allowNetworkPluginKubenet": {set: `true`, got: flagOf("nmi", "allow-network-plugin-kubenet"), want: "true"},
+		"redirectTarget":            {set: `"link"`, got: flagOf("nmi", "redirect-target"), want: "link"},
 		"redirectProbeInterval":     {set: `"30s"`, got: flagOf("nmi", "redirect-probe-interval"), want: "30s"},
 	} {
 		out["nmi."+path] = e

@@ -87,6 +87,7 @@ func start(ctx context.Context, dir string) (*suite, error) {
 		return nil, err
 	}
 	s := &suite{World: w, nmi: make([]*world.Process, len(w.Nodes))}
+	w.Nodes[1].RedirectTarget = "link"
 	for i, node := range w.Nodes {
 		if s.nmi[i], err = node.StartNMI(ctx, "standard"); err != nil {
 			return nil, errors.Join(err, w.Close())

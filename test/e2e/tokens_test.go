@@ -2,14 +2,20 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"golang.org/x/sys/unix"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 	"github.com/aad-pod-identity/aad-pod-identity/test/world"
 )
@@ -60,6 +66,48 @@ func TestTokens(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestProgramsOfTheNode ask at the node's loopback, wherever pods are led to.
+func TestProgramsOfTheNode(t *testing.T) {
+	for _, node := range shared.Nodes {
+		t.Run(string(node.Layout), func(t *testing.T) {
+			identity := newIdentity(t, "")
+			bind(t, name(t), identity, name(t))
+			pod := runPod(t, node, name(t), name(t))
+			awaitAssigned(t, pod)
+			asked := "http://127.0.0.1:" + world.NMIPort + "/host/token/?resource=" + url.QueryEscape(vault)
+			got, err := get(t.Context(), httpClient(t, node.NS), asked, http.Header{"Podname": {pod.Object.Name}, "Podns": {pod.Object.Namespace}})
+			if err != nil || got.status != http.StatusOK {
+				t.Fatalf("%v %+v", err, got)
+			}
+			var answer struct {
+				Token struct {
+					Value string `json:"access_token"`
+				} `json:"token"`
+			}
+			if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
+				t.Fatalf("%v: %s", err, got.body)
+			}
+			wantToken(t, pod, answer.Token.Value, identity)
+		})
+	}
+}
+
+// TestALinkOfNMIsOwn: no setting of other links is changed for it, and pods come
+// there by the redirect alone.
+func TestALinkOfNMIsOwn(t *testing.T) {
+	node := shared.Nodes[1]
+	pod := runPod(t, node, name(t), name(t))
+	for _, link := range []string{"all", "default", "azure0", ownlink.Name} {
+		if got, err := node.NS.Sysctl("net.ipv4.conf." + link + ".route_localnet"); err != nil || got != "0" {
+			t.Errorf("route_localnet of %s is %q, %v", link, got, err)
+		}
+	}
+	past := "http://" + netip.AddrPortFrom(redirect.LinkAddress(), 2579).String() + "/metadata/instance"
+	if got, err := get(t.Context(), httpClient(t, pod.NS), past, metadata()); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("past the redirect: %+v, %v", got, err)
 	}
 }
 

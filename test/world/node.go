@@ -34,13 +34,16 @@ type Node struct {
 	Layout  Layout
 	Addr    netip.Addr   // from which the node asks the metadata service
 	PodCIDR netip.Prefix // of which its pods have their addresses
+
+	// RedirectTarget is where its NMI leads pods to; "" for NMI's default.
+	RedirectTarget string
 }
 
 // The ports on which NMI serves a node's own programs.
 const (
 	nmiProbePort   = "8085"
 	nmiMetricsPort = "9090"
-	// NMIPort is where NMI answers redirected requests, on the node's loopback.
+	// NMIPort is where NMI answers programs of the node, on its loopback.
 	NMIPort = "2579"
 )
 
@@ -61,6 +64,9 @@ func (n *Node) LaunchNMI(ctx context.Context, flags ...string) (*Process, error)
 	kubeconfig, err := n.world.kubeconfig(ctx, nmiAccount, "nmi-"+n.Name)
 	if err != nil {
 		return nil, err
+	}
+	if n.RedirectTarget != "" {
+		flags = append([]string{"--redirect-target=" + n.RedirectTarget}, flags...)
 	}
 	return n.world.start(ctx, command{
 		name: "nmi-" + n.Name, ns: n.NS, path: n.world.program("nmi"),

@@ -27,14 +27,17 @@ import (
 type Options struct {
 	Node string
 	// Pod is the agent's own pod, NAMESPACE/NAME; empty if it is in none.
-	Pod           string
-	ListenAddress string
-	Port          string
-	MetadataIP    string
-	MetadataPort  string
-	ProbePort     string
-	MetricsPort   string
-	Kubeconfig    string
+	Pod string
+	// RedirectTarget is what holds the address that pods are led to: loopback or
+	// link.
+	RedirectTarget string
+	ListenAddress  string
+	Port           string
+	MetadataIP     string
+	MetadataPort   string
+	ProbePort      string
+	MetricsPort    string
+	Kubeconfig     string
 	// Upstream is the real metadata service, where it is not at MetadataIP.
 	Upstream string
 
@@ -105,7 +108,7 @@ const minStaleness = 5 * time.Minute
 // FORCENAMESPACED and AZURE_ENVIRONMENT_FILEPATH, as they always were.
 func New() *Options {
 	return &Options{
-		ListenAddress: "127.0.0.1", Port: "2579",
+		RedirectTarget: "loopback", ListenAddress: "127.0.0.1", Port: "2579",
 		MetadataIP: "169.254.169.254", MetadataPort: "80",
 		ProbePort: "8080", MetricsPort: "9090",
 		Kubeconfig:           os.Getenv("KUBECONFIG"),
@@ -130,7 +133,8 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	o.flags = f
 	f.StringVar(&o.Node, "node", o.Node, "name of the node that this agent runs on (required)")
 	f.StringVar(&o.Pod, "pod", o.Pod, "this agent's own pod, NAMESPACE/NAME: if its DaemonSet is deleted when the agent ends, the rules go; without it they always stay")
-	f.StringVar(&o.ListenAddress, "nmi-listen-address", o.ListenAddress, "IPv4 address to serve pods on")
+	f.StringVar(&o.RedirectTarget, "redirect-target", o.RedirectTarget, "where pods' requests are led to: loopback, for which the node's links get route_localnet, behind a guard; or link, a link of the agent's own (aad-pod-id0), for which no setting of others' links is changed")
+	f.StringVar(&o.ListenAddress, "nmi-listen-address", o.ListenAddress, "IPv4 address to serve pods on; with the target link a link-local one that the node does not have yet, 169.254.255.79 if none is given")
 	f.StringVar(&o.Port, "nmi-port", o.Port, "port to serve pods on")
 	f.StringVar(&o.MetadataIP, "metadata-ip", o.MetadataIP, "address of the metadata service, for the redirect and for requests to it")
 	f.StringVar(&o.MetadataPort, "metadata-port", o.MetadataPort, "port of the metadata service")
@@ -204,8 +208,11 @@ type Config struct {
 	Node    string
 	Pod     identity.Key // the zero key if it is not known
 	Managed bool
-	// API, Probes and Metrics are where to listen.
-	API, Probes, Metrics string
+	// API, Probes and Metrics are where to listen. Host is where programs of the
+	// node expect the agent if that is not API; else it is empty.
+	API, Host, Probes, Metrics string
+	// Link says that the address of Listener is on a link of the agent's own.
+	Link bool
 	// Listener is where the redirect leads pods to, Metadata where they think
 	// they go, Upstream where the real service is.
 	Listener, Metadata, Upstream netip.AddrPort
@@ -269,10 +276,8 @@ func (o *Options) addresses(c *Config) error {
 	if c.Listener == c.Upstream {
 		return fmt.Errorf("--nmi-listen-address and --nmi-port name the metadata service's own address %s: requests would never leave the agent", c.Upstream)
 	}
-	c.API = c.Listener.String()
-	if c.Listener.Addr().IsUnspecified() {
-		// Connections can be led to one address only; this one is among all.
-		c.Listener = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), c.Listener.Port())
+	if err := o.target(c); err != nil {
+		return err
 	}
 	for _, port := range []struct {
 		flag, value string

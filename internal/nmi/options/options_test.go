@@ -39,11 +39,18 @@ func TestOptions(t *testing.T) {
 		"defaults": {nil, func(c Config) bool {
 			return c.Wait == 4*time.Second && c.RuleInterval == time.Minute && c.Metadata == c.Upstream && c.Metadata.String() == "169.254.169.254:80"
 		}, ""},
-		"metadata address everywhere":           {[]string{"--metadata-ip=10.0.0.1", "--metadata-port=81"}, func(c Config) bool { return c.Metadata.String() == "10.0.0.1:81" && c.Upstream == c.Metadata }, ""},
-		"a pod":                                 {[]string{"--pod=default/nmi-1"}, func(c Config) bool { return c.Pod == identity.Key{Namespace: "default", Name: "nmi-1"} }, ""},
-		"a pod without a namespace":             {[]string{"--pod=nmi-1"}, nil, "--pod"},
-		"a pod without a name":                  {[]string{"--pod=default/"}, nil, "--pod"},
-		"all addresses":                         {[]string{"--nmi-listen-address=0.0.0.0"}, func(c Config) bool { return c.API == "0.0.0.0:0" && c.Listener.Addr().IsLoopback() }, ""},
+		"metadata address everywhere": {[]string{"--metadata-ip=10.0.0.1", "--metadata-port=81"}, func(c Config) bool { return c.Metadata.String() == "10.0.0.1:81" && c.Upstream == c.Metadata }, ""},
+		"a pod":                       {[]string{"--pod=default/nmi-1"}, func(c Config) bool { return c.Pod == identity.Key{Namespace: "default", Name: "nmi-1"} }, ""},
+		"a pod without a namespace":   {[]string{"--pod=nmi-1"}, nil, "--pod"},
+		"a pod without a name":        {[]string{"--pod=default/"}, nil, "--pod"},
+		"all addresses":               {[]string{"--nmi-listen-address=0.0.0.0"}, func(c Config) bool { return c.API == "0.0.0.0:0" && c.Listener.Addr().IsLoopback() }, ""},
+		"a link of its own": {[]string{"--redirect-target=link", "--nmi-listen-address=169.254.7.9", "--nmi-port=2579"}, func(c Config) bool {
+			return c.Link && c.API == "169.254.7.9:2579" && c.Listener.String() == c.API && c.Host == "127.0.0.1:2579"
+		}, ""},
+		"loopback":                              {[]string{"--redirect-target=loopback"}, func(c Config) bool { return !c.Link && c.Host == "" }, ""},
+		"a link for all addresses":              {[]string{"--redirect-target=link", "--nmi-listen-address=0.0.0.0"}, nil, "--nmi-listen-address is 0.0.0.0: with --redirect-target=link want a link-local address"},
+		"a link with an address of others":      {[]string{"--redirect-target=link", "--nmi-listen-address=10.0.0.4"}, nil, "--nmi-listen-address"},
+		"a target that is none":                 {[]string{"--redirect-target=dummy"}, nil, `--redirect-target is "dummy": want loopback or link`},
 		"any spelling of the mode":              {[]string{"--operation-mode=Managed"}, func(c Config) bool { return c.Managed }, ""},
 		"its own wait":                          {[]string{"--assignment-wait=9s"}, func(c Config) bool { return c.Wait == 9*time.Second }, ""},
 		"the contract's wait":                   {[]string{"--retry-attempts-for-created=1", "--retry-attempts-for-assigned=1", "--find-identity-retry-interval=1"}, func(c Config) bool { return c.Wait == 2*time.Second }, ""},

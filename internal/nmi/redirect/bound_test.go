@@ -14,7 +14,7 @@ import (
 // bound returns a datapath of the node that ends with its owner.
 func (w *world) bound() *redirect.NFTables {
 	w.Helper()
-	d := must2(redirect.New(redirect.Config{NetNS: w.node.FD(), UID: uint32(unix.Geteuid()), Bound: true}))(w)
+	d := must2(redirect.New(redirect.Config{NetNS: w.node.FD(), UID: uint32(unix.Geteuid()), Link: w.link, Bound: true}))(w)
 	w.Cleanup(func() { w.must(d.End()) })
 	return d
 }
@@ -23,7 +23,8 @@ func (w *world) bound() *redirect.NFTables {
 // pods to itself. What it returns ends it as a crash does.
 func (w *world) nmi() (d *redirect.NFTables, end func()) {
 	w.Helper()
-	listener := w.serve(w.node, target, "nmi")
+	w.prepared()
+	listener := w.serve(w.node, w.target, "nmi")
 	d = w.bound()
 	must2(d.Ensure(w.Context()))(w)
 	w.must(d.Verify(w.Context()))
@@ -36,25 +37,26 @@ func (w *world) nmi() (d *redirect.NFTables, end func()) {
 // TestNobodyAnswersWhileNMIIsAway: an impostor with root's own user takes NMI's
 // port as soon as it is free, and no pod is led there.
 func TestNobodyAnswersWhileNMIIsAway(t *testing.T) {
-	w := newWorld(t)
-	for range 3 {
-		_, end := w.nmi()
-		w.hears(w.pod, metadata, "nmi hears "+podIP)
-		end()
-		impostor := w.serve(w.node, target, "impostor")
-		w.hears(w.node, target, "impostor hears 127.0.0.1") // so it is one
-		w.refused(w.pod, metadata)
-		w.silent(w.pod, "169.254.169.254:443")
-		impostor.Close()
-	}
-	w.noLeaks()
+	eachTarget(t, func(w *world) {
+		for range 3 {
+			_, end := w.nmi()
+			w.hears(w.pod, metadata, "nmi hears "+podIP)
+			end()
+			impostor := w.serve(w.node, w.target, "impostor")
+			w.hears(w.node, w.target, "impostor hears "+w.targetIP()) // so it is one
+			w.refused(w.pod, metadata)
+			w.silent(w.pod, "169.254.169.254:443")
+			impostor.Close()
+		}
+		w.noLeaks()
+	})
 }
 
 // TestARedirectThatStaysLeadsToAnybodyOfItsUser is why the agent binds it.
 func TestARedirectThatStaysLeadsToAnybodyOfItsUser(t *testing.T) {
 	w := newWorld(t)
 	w.ensured()
-	w.serve(w.node, target, "impostor")
+	w.serve(w.node, w.target, "impostor")
 	w.hears(w.pod, metadata, "impostor hears "+podIP)
 }
 
@@ -103,27 +105,29 @@ func TestASecondAgentIsTold(t *testing.T) {
 // TestTakingOver: what redirect-only has put in place becomes the agent's own
 // without a moment in which a pod's connection fails.
 func TestTakingOver(t *testing.T) {
-	w := newWorld(t)
-	w.serve(w.node, target, "nmi")
-	for range 10 {
-		standing := w.ensured()
-		d := w.bound()
-		change := must2(d.Ensure(t.Context()))(w)
-		if !change.Rules {
-			t.Errorf("got %+v, want the table replaced", change)
+	eachTarget(t, func(w *world) {
+		w.prepared()
+		w.serve(w.node, w.target, "nmi")
+		for range 10 {
+			standing := w.ensured()
+			d := w.bound()
+			change := must2(d.Ensure(w.Context()))(w)
+			if !change.Rules {
+				w.Errorf("got %+v, want the table replaced", change)
+			}
+			w.hears(w.pod, metadata, "nmi hears "+podIP)
+			w.must(d.End())
+			w.refused(w.pod, metadata)
+			must2(standing.Ensure(w.Context()))(w)
+			w.hears(w.pod, metadata, "nmi hears "+podIP)
 		}
-		w.hears(w.pod, metadata, "nmi hears "+podIP)
-		w.must(d.End())
-		w.refused(w.pod, metadata)
-		must2(standing.Ensure(t.Context()))(w)
-		w.hears(w.pod, metadata, "nmi hears "+podIP)
-	}
-	w.noLeaks()
+		w.noLeaks()
+	})
 }
 
 func TestARivalOfABoundRedirect(t *testing.T) {
 	w := newRivalry(t)
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	k := w.keep(w.bound())
 	w.divert("rival", -110, elsewhere)
 	k.repaired()
@@ -132,25 +136,26 @@ func TestARivalOfABoundRedirect(t *testing.T) {
 
 // TestRefuse: an agent that drains takes no new connections and loses none.
 func TestRefuse(t *testing.T) {
-	w := newWorld(t)
-	d := w.bound()
-	must2(d.Ensure(t.Context()))(w)
-	listener := must2(w.node.Listen(t.Context(), "tcp4", target))(w)
-	defer listener.Close()
-	client := must2(w.pod.DialContext(t.Context(), "tcp4", metadata))(w)
-	defer client.Close()
-	served := must2(listener.Accept())(w)
-	w.must(d.Refuse())
-	w.refused(w.pod, metadata)
-	must2(io.WriteString(served, "still here"))(w)
-	served.Close()
-	if got, err := io.ReadAll(client); err != nil || string(got) != "still here" {
-		t.Errorf("got %q, %v", got, err)
-	}
-	w.noLeaks()
-	must2(d.Delete(t.Context()))(w)
-	w.hears(w.pod, metadata, "azure hears "+podIP)
-	w.must(d.Refuse()) // there is nothing to refuse any more
+	eachTarget(t, func(w *world) {
+		d := w.bound()
+		must2(d.Ensure(w.Context()))(w)
+		listener := must2(w.node.Listen(w.Context(), "tcp4", w.target))(w)
+		defer listener.Close()
+		client := must2(w.pod.DialContext(w.Context(), "tcp4", metadata))(w)
+		defer client.Close()
+		served := must2(listener.Accept())(w)
+		w.must(d.Refuse())
+		w.refused(w.pod, metadata)
+		must2(io.WriteString(served, "still here"))(w)
+		served.Close()
+		if got, err := io.ReadAll(client); err != nil || string(got) != "still here" {
+			w.Errorf("got %q, %v", got, err)
+		}
+		w.noLeaks()
+		must2(d.Delete(w.Context()))(w)
+		w.hears(w.pod, metadata, "azure hears "+podIP)
+		w.must(d.Refuse()) // there is nothing to refuse any more
+	})
 }
 
 // TestTheEndOfAnAgentIsSeen: a keeper of a redirect that stays puts its own back
@@ -158,7 +163,7 @@ func TestRefuse(t *testing.T) {
 func TestTheEndOfAnAgentIsSeen(t *testing.T) {
 	w := newWorld(t)
 	k := w.keep(w.datapath())
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	d := w.bound()
 	must2(d.Ensure(t.Context()))(w)
 	w.must(d.End())

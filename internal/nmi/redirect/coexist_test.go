@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/shadow"
 	"github.com/aad-pod-identity/aad-pod-identity/test/netns"
 )
@@ -99,24 +100,26 @@ func TestBesideOthers(t *testing.T) {
 	} {
 		for when, first := range map[string]bool{"before": true, "after": false} {
 			t.Run(name+" "+when, func(t *testing.T) {
-				w := newRivalry(t)
-				if first {
-					others(w)
-				}
-				d, end := w.nmi()
-				if !first {
-					others(w)
-				}
-				w.hears(w.pod, metadata, "nmi hears "+podIP)
-				if change := must2(d.Ensure(t.Context()))(w); !change.IsZero() {
-					t.Errorf("they are taken for damage: %+v", change)
-				}
-				if found := must2(shadow.Find(w.node.FD(), netip.MustParseAddrPort(metadata), redirect.Priority))(w); len(found) > 0 {
-					t.Errorf("they are taken for what keeps pods away: %s", found)
-				}
-				end()
-				w.closed()
-				w.noLeaks()
+				eachTarget(t, func(w *world) {
+					w.rivalry()
+					if first {
+						others(w)
+					}
+					d, end := w.nmi()
+					if !first {
+						others(w)
+					}
+					w.hears(w.pod, metadata, "nmi hears "+podIP)
+					if change := must2(d.Ensure(w.Context()))(w); !change.IsZero() {
+						w.Errorf("they are taken for damage: %+v", change)
+					}
+					if found := must2(shadow.Find(w.node.FD(), netip.MustParseAddrPort(metadata), ruleset.Priority))(w); len(found) > 0 {
+						w.Errorf("they are taken for what keeps pods away: %s", found)
+					}
+					end()
+					w.closed()
+					w.noLeaks()
+				})
 			})
 		}
 	}
@@ -139,7 +142,7 @@ func TestADropBeforeTheRedirect(t *testing.T) {
 	w.silent(w.pod, metadata)
 	w.must(d.Verify(t.Context()))
 	want := []string{"chain PREROUTING of table raw drops what pods send to 169.254.169.254:80"}
-	if diff := cmp.Diff(want, must2(shadow.Find(w.node.FD(), netip.MustParseAddrPort(metadata), redirect.Priority))(w)); diff != "" {
+	if diff := cmp.Diff(want, must2(shadow.Find(w.node.FD(), netip.MustParseAddrPort(metadata), ruleset.Priority))(w)); diff != "" {
 		t.Error(diff)
 	}
 }

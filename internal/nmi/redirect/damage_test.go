@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/loopback"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
 )
 
 // harm is something that is done to our table, and the words that say so.
@@ -143,14 +145,16 @@ func fenceDamages() map[string]harm {
 	}
 }
 
-// eachDamage runs f as a test for everything that others may do to our tables.
+// eachDamage runs f as a test for everything that others may do to our tables,
+// with each target.
 func eachDamage(t *testing.T, f func(w *world, do func(), words string)) {
 	t.Helper()
 	for table, all := range map[string]map[string]harm{mainTable: damages(), fenceTable: fenceDamages()} {
 		for name, harm := range all {
 			t.Run(name, func(t *testing.T) {
-				w := newWorld(t)
-				f(w, func() { w.damageTable(table, harm.do) }, harm.words)
+				eachTarget(t, func(w *world) {
+					f(w, func() { w.damageTable(table, harm.do) }, harm.words)
+				})
 			})
 		}
 	}
@@ -179,7 +183,7 @@ func TestVerifyDetectsAndEnsureRepairs(t *testing.T) {
 func (w *world) detects(d *redirect.NFTables, words string) {
 	w.Helper()
 	err := d.Verify(w.Context())
-	if _, ok := errors.AsType[*redirect.Damage](err); !ok || !strings.Contains(err.Error(), words) {
+	if _, ok := errors.AsType[*ruleset.Damage](err); !ok || !strings.Contains(err.Error(), words) {
 		w.Errorf("Verify: got %v, want a *Damage with: %s", err, words)
 	}
 	change := must2(d.Ensure(w.Context()))(w)
@@ -272,7 +276,7 @@ func TestVerifyDetectsLinks(t *testing.T) {
 	d := w.ensured()
 	w.must(w.node.SetSysctl("net.ipv4.conf.vethpod.route_localnet", "0"))
 	err := d.Verify(t.Context())
-	if link, ok := errors.AsType[*redirect.LinkError](err); !ok || link.Link != "vethpod" {
+	if link, ok := errors.AsType[*loopback.LinkError](err); !ok || link.Link != "vethpod" {
 		t.Errorf("got %v, want a *LinkError for vethpod", err)
 	}
 	change := must2(d.Ensure(t.Context()))(w)

@@ -27,24 +27,25 @@ func TestAnyTableKeepsPodsOut(t *testing.T) {
 		{spareTable, "deleted", deleteTable}, {spareTable, "flushed", flushTable},
 	} {
 		t.Run(taken.table+" "+taken.how, func(t *testing.T) {
-			w := newWorld(t)
-			w.ensured()
-			w.serve(w.node, target, "nmi")
-			w.serve(w.node, "127.0.0.1:8080", "loopback")
-			w.hears(w.pod, metadata, "nmi hears "+podIP)
-			w.damageTable(taken.table, taken.do)
-
-			if taken.table == mainTable {
-				w.refused(w.pod, metadata)
-			} else {
+			eachTarget(t, func(w *world) {
+				w.ensured()
+				w.serve(w.node, w.target, "nmi")
+				w.serve(w.node, "127.0.0.1:8080", "loopback")
 				w.hears(w.pod, metadata, "nmi hears "+podIP)
-			}
-			w.silent(w.pod, "169.254.169.254:443")
-			w.sendDatagrams(10)
-			w.noLeaks()
-			w.hears(w.node, metadata, "azure hears 10.0.0.4")
-			w.openPodToLoopback()
-			w.silent(w.pod, "127.0.0.1:8080")
+				w.damageTable(taken.table, taken.do)
+
+				if taken.table == mainTable {
+					w.refused(w.pod, metadata)
+				} else {
+					w.hears(w.pod, metadata, "nmi hears "+podIP)
+				}
+				w.silent(w.pod, "169.254.169.254:443")
+				w.sendDatagrams(10)
+				w.noLeaks()
+				w.hears(w.node, metadata, "azure hears 10.0.0.4")
+				w.openPodToLoopback()
+				w.silent(w.pod, "127.0.0.1:8080")
+			})
 		})
 	}
 }
@@ -68,7 +69,7 @@ func TestARivalWithoutTheRedirect(t *testing.T) {
 func TestOnlyTheLossOfAllOpens(t *testing.T) {
 	w := newWorld(t)
 	d := w.ensured()
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	w.damage(func(c *nftables.Conn, _ *nftables.Table) { c.FlushRuleset() })
 	w.sendDatagrams(1)
 	if w.leaked() != 1 {
@@ -93,28 +94,29 @@ func TestOnlyTheLossOfAllOpens(t *testing.T) {
 // TestNoPacketPassesARepair takes tables away again and again, from under a pod
 // that sends all the while, and has the keeper put them back.
 func TestNoPacketPassesARepair(t *testing.T) {
-	w := newWorld(t)
-	k := w.keep(w.datapath())
-	w.serve(w.node, target, "nmi")
-	ctx, stop := context.WithCancel(t.Context())
-	sent := make(chan int)
-	go func() { sent <- w.flood(ctx) }()
-	defer stop()
-	const rounds = 10
-	for range rounds {
-		for _, table := range []string{mainTable, fenceTable, spareTable} {
-			for _, do := range []func(*nftables.Conn, *nftables.Table){deleteTable, flushTable} {
-				w.damageTable(table, do)
-				k.next("the repair of "+table, func(c redirect.Change) bool { return c.Rules })
+	eachTarget(t, func(w *world) {
+		k := w.keep(w.datapath())
+		w.serve(w.node, w.target, "nmi")
+		ctx, stop := context.WithCancel(w.Context())
+		sent := make(chan int)
+		go func() { sent <- w.flood(ctx) }()
+		defer stop()
+		const rounds = 10
+		for range rounds {
+			for _, table := range []string{mainTable, fenceTable, spareTable} {
+				for _, do := range []func(*nftables.Conn, *nftables.Table){deleteTable, flushTable} {
+					w.damageTable(table, do)
+					k.next("the repair of "+table, func(c redirect.Change) bool { return c.Rules })
+				}
 			}
 		}
-	}
-	stop()
-	if n := <-sent; n < rounds {
-		t.Errorf("only %d packets were sent: this test proves nothing", n)
-	}
-	w.noLeaks()
-	w.hears(w.pod, metadata, "nmi hears "+podIP)
+		stop()
+		if n := <-sent; n < rounds {
+			w.Errorf("only %d packets were sent: this test proves nothing", n)
+		}
+		w.noLeaks()
+		w.hears(w.pod, metadata, "nmi hears "+podIP)
+	})
 }
 
 // flood sends a datagram to the metadata endpoint each millisecond, and a

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 )
 
 // kept is a running keeper whose interval never comes, so that what it does it
@@ -27,7 +28,7 @@ func (w *world) keep(d *redirect.NFTables) *kept {
 	listening := make(chan struct{}, 100)
 	go func() {
 		defer close(ended)
-		err := redirect.Run(ctx, redirect.Options{
+		err := keeper.Run(ctx, keeper.Options{
 			Datapath: d,
 			Watcher:  announced{d, listening},
 			Interval: time.Hour,
@@ -52,7 +53,7 @@ func (w *world) keep(d *redirect.NFTables) *kept {
 
 // announced is a watcher that says when it has reported something.
 type announced struct {
-	redirect.Watcher
+	keeper.Watcher
 	reports chan<- struct{}
 }
 
@@ -92,7 +93,7 @@ func TestKeeperRepairsOnEvents(t *testing.T) {
 	eachDamage(t, func(w *world, do func(), _ string) {
 		d := w.datapath()
 		k := w.keep(d)
-		w.serve(w.node, target, "nmi")
+		w.serve(w.node, w.target, "nmi")
 		for range 2 { // also after a repair of its own
 			do()
 			k.repaired()
@@ -106,7 +107,7 @@ func TestKeeperRepairsOnEvents(t *testing.T) {
 func TestKeeperTakesNewLinks(t *testing.T) {
 	w := newNode(t)
 	k := w.keep(w.datapath())
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	for name, ip := range map[string]string{"late": "10.244.1.2", "later": "10.244.2.2"} {
 		pod := w.addPod(name, ip)
 		k.next("a new link", func(c redirect.Change) bool { return c.Links > 0 && !c.Rules })
@@ -116,17 +117,18 @@ func TestKeeperTakesNewLinks(t *testing.T) {
 }
 
 func TestRulesStayWhenTheKeeperEnds(t *testing.T) {
-	w := newWorld(t)
-	d := w.datapath()
-	k := w.keep(d)
-	nmi := w.serve(w.node, target, "nmi")
-	w.hears(w.pod, metadata, "nmi hears "+podIP)
-	k.stop()
-	nmi.Close()
-	w.must(d.Verify(t.Context()))
-	w.refused(w.pod, metadata)
-	w.noLeaks()
-	w.keep(d)
-	w.serve(w.node, target, "nmi")
-	w.hears(w.pod, metadata, "nmi hears "+podIP)
+	eachTarget(t, func(w *world) {
+		d := w.datapath()
+		k := w.keep(d)
+		nmi := w.serve(w.node, w.target, "nmi")
+		w.hears(w.pod, metadata, "nmi hears "+podIP)
+		k.stop()
+		nmi.Close()
+		w.must(d.Verify(w.Context()))
+		w.refused(w.pod, metadata)
+		w.noLeaks()
+		w.keep(d)
+		w.serve(w.node, w.target, "nmi")
+		w.hears(w.pod, metadata, "nmi hears "+podIP)
+	})
 }

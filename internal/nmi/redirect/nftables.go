@@ -12,6 +12,11 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/loopback"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/wire"
 )
 
 // NFTables is the [Datapath] of nodes whose kernel routes pods' packets: tables
@@ -19,7 +24,7 @@ import (
 // by several goroutines at once.
 type NFTables struct {
 	config  Config
-	desired []table
+	desired []ruleset.Table
 
 	// contested says that a NAT chain of somebody else's may have come before
 	// ours since ours was registered.
@@ -40,67 +45,79 @@ func New(config Config) (*NFTables, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &NFTables{config: config, desired: desired(config)}
+	n := &NFTables{config: config, desired: ruleset.Desired(config.spec())}
 	n.contested.Store(true)
 	return n, nil
 }
 
-// Ensure implements [Datapath]. The guard is in force before the first link
-// lets packets through to loopback.
+// Ensure implements [Datapath]. NMI's own link is there before pods are led to it,
+// and the guard is in force before the first link lets packets through to
+// loopback. Nothing is changed while the redirect is another process's.
 func (n *NFTables) Ensure(ctx context.Context) (Change, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	var change Change
 	if err := ctx.Err(); err != nil {
-		return Change{}, err
+		return change, err
 	}
-	change, err := n.ensureRules()
+	found, err := n.look()
+	if err == nil {
+		err = n.ensureOwnLink(found, &change)
+	}
+	if err == nil {
+		err = n.ensureRules(found, &change)
+	}
 	if err != nil {
 		n.ensured = false
-		return change, fmt.Errorf("ensuring redirect rules: %w", explain(err))
+		return change, fmt.Errorf("ensuring the redirect: %w", err)
 	}
 	if change.Rules || !n.ensured {
 		change.Flows, change.FlowsErr = forgetFlows(n.config.NetNS, astray(n.config))
+		err = n.removeOwnLink(&change)
 	}
-	n.ensured = true
-	if n.config.loopback() {
-		change.Links, err = setRouteLocalnet(n.config.NetNS, true)
+	n.ensured = err == nil
+	if errLinks := n.openLoopback(&change); err == nil {
+		err = errLinks
 	}
-	if err != nil {
-		return change, fmt.Errorf("letting links reach %s: %w", n.config.Target, denied(err))
-	}
-	return change, nil
+	return change, err
 }
 
-// ensureRules puts each table right by itself, so that trouble with one keeps no
-// other away.
-func (n *NFTables) ensureRules() (Change, error) {
+// ensureRules puts the tables right.
+func (n *NFTables) ensureRules(found tables, change *Change) error {
 	// Cleared first, so that a rival that registers from here on counts again.
 	contested := n.contested.Swap(false)
+	err := n.ensureTables(n.desired, found, contested, change)
+	if err != nil && contested {
+		n.contested.Store(true)
+	}
+	return err
+}
+
+// ensureTables puts each table right by itself, so that trouble with one keeps no
+// other away. Links that let packets through to loopback stop before a guard goes.
+func (n *NFTables) ensureTables(desired []ruleset.Table, found tables, contested bool, change *Change) error {
+	var err error
+	if !n.config.spec().Loopback() && found.guardLoopback() {
+		if change.Links, err = loopback.Set(n.config.NetNS, false); err != nil {
+			return fmt.Errorf("closing links to loopback: %w", denied(err))
+		}
+	}
 	var reasons []string
 	var errs []error
-	for _, want := range n.desired {
-		reason, err := n.ensureTable(want, contested)
+	for _, want := range desired {
+		reason, err := n.ensureTable(want, found[want.Name], contested)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, explain(err))
 		} else if reason != "" {
 			reasons = append(reasons, reason)
 		}
 	}
-	if errs != nil && contested {
-		n.contested.Store(true)
-	}
-	return Change{Rules: reasons != nil, Reason: strings.Join(reasons, "; ")}, utilerrors.NewAggregate(errs)
+	change.Rules, change.Reason = reasons != nil, strings.Join(reasons, "; ")
+	return utilerrors.NewAggregate(errs)
 }
 
 // ensureTable says why it had to replace the table, "" if it had not.
-func (n *NFTables) ensureTable(want table, contested bool) (string, error) {
-	found, err := n.read(want)
-	if err != nil {
-		return "", err
-	}
-	if n.held(found) {
-		return "", fmt.Errorf("table %s: %w", want.name, ErrHeld)
-	}
+func (n *NFTables) ensureTable(want ruleset.Table, found *ruleset.Table, contested bool) (string, error) {
 	reason, err := n.reason(want, found, contested)
 	if err == nil && reason != "" {
 		err = n.replace(want, found != nil)
@@ -112,11 +129,11 @@ func (n *NFTables) ensureTable(want table, contested bool) (string, error) {
 }
 
 // reason says why a table must be replaced, "" if it need not be.
-func (n *NFTables) reason(want table, found *table, contested bool) (string, error) {
-	if damage := compare(want, found); damage != nil {
+func (n *NFTables) reason(want ruleset.Table, found *ruleset.Table, contested bool) (string, error) {
+	if damage := ruleset.Compare(want, found); damage != nil {
 		return damage.Error(), nil
 	}
-	if !contested || want.name != mainTable {
+	if !contested || want.Name != ruleset.MainTable {
 		return "", nil
 	}
 	conn, err := n.conn()
@@ -127,134 +144,46 @@ func (n *NFTables) reason(want table, found *table, contested bool) (string, err
 	if err != nil {
 		return "", fmt.Errorf("listing chains: %w", err)
 	}
-	return rival(chains), nil
-}
-
-// rival names a NAT chain that, if it was registered after ours, takes
-// connections before it; "" if there is none. Registering ours again settles
-// that, since at one priority the youngest comes first.
-func rival(chains []*nftables.Chain) string {
-	for _, c := range chains {
-		foreign := c.Table != nil && !isOurs(c.Table.Family, c.Table.Name)
-		if foreign && c.Type == nftables.ChainTypeNAT && *c.Hooknum == *nftables.ChainHookPrerouting && *c.Priority == natPriority {
-			return fmt.Sprintf("chain %s of table %s has the same priority", c.Name, c.Table.Name)
-		}
-	}
-	return ""
+	return ruleset.Rival(chains), nil
 }
 
 // replace installs a table in place of what is there, in one transaction: the
 // kernel switches from the old rules to the new between two packets.
-func (n *NFTables) replace(want table, exists bool) error {
-	change, err := newTransaction(want, exists)
+func (n *NFTables) replace(want ruleset.Table, exists bool) error {
+	change, err := wire.Replace(want, exists)
 	if err != nil {
 		return err
 	}
-	if want.flags&tableOwned == 0 {
-		err = change.commitOnce(n.config.NetNS)
+	if want.Flags&ruleset.Owned == 0 {
+		err = change.CommitOnce(n.config.NetNS)
 	} else {
 		err = n.commitOwned(change)
 	}
 	if err != nil {
-		return fmt.Errorf("replacing table %s: %w", want.name, err)
-	}
-	return nil
-}
-
-// commitOwned commits by the socket that owns the table, and gives that up when
-// it fails: the table goes with it, and pods are refused until the next Ensure.
-func (n *NFTables) commitOwned(change transaction) error {
-	if n.owner == nil {
-		conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
-		if err != nil {
-			return err
-		}
-		port, err := portOf(conn)
-		if err != nil {
-			return errors.Join(err, conn.Close())
-		}
-		n.owner, n.ownerPort = conn, port
-	}
-	if err := change.commit(n.owner); err != nil {
-		return errors.Join(err, n.disown())
-	}
-	return nil
-}
-
-// portOf returns the number by which the kernel knows a socket.
-func portOf(conn *netlink.Conn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, fmt.Errorf("reading the number of a netlink socket: %w", err)
-	}
-	var name unix.Sockaddr
-	var nameErr error
-	if err := raw.Control(func(fd uintptr) { name, nameErr = unix.Getsockname(int(fd)) }); err != nil || nameErr != nil {
-		return 0, fmt.Errorf("reading the number of a netlink socket: %w", errors.Join(err, nameErr))
-	}
-	address, ok := name.(*unix.SockaddrNetlink)
-	if !ok {
-		return 0, fmt.Errorf("reading the number of a netlink socket: its name is a %T", name)
-	}
-	return address.Pid, nil
-}
-
-// disown closes the socket that owns the table, and with it the table.
-func (n *NFTables) disown() error {
-	if n.owner == nil {
-		return nil
-	}
-	err := n.owner.Close()
-	n.owner = nil
-	return err
-}
-
-// held says that a table belongs to a socket that is not ours.
-func (n *NFTables) held(found *table) bool {
-	return found != nil && found.flags&tableOwned != 0 && (n.owner == nil || found.owner != n.ownerPort)
-}
-
-// Refuse takes a redirect away that is bound to this process, before it ends:
-// new connections of pods are refused from here on, and those that were led to
-// the target stay so. An Ensure that comes later brings it back.
-func (n *NFTables) Refuse() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.owner == nil {
-		return nil
-	}
-	var change transaction
-	change.flushChain(mainTable, redirectChain)
-	if err := n.commitOwned(change); err != nil {
-		return fmt.Errorf("taking the redirect away: %w", explain(err))
+		return fmt.Errorf("replacing table %s: %w", want.Name, err)
 	}
 	return nil
 }
 
 // Verify implements [Datapath]. What is found wrong with the rules is a
-// [*Damage], with links a [*LinkError].
+// [*ruleset.Damage], with links a [*loopback.LinkError] or an
+// [*ownlink.DamageError].
 func (n *NFTables) Verify(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	found, err := n.look()
+	if err != nil {
+		return fmt.Errorf("verifying redirect rules: %w", err)
+	}
 	for _, want := range n.desired {
-		found, err := n.read(want)
-		if err != nil {
-			return fmt.Errorf("verifying redirect rules: %w", explain(err))
-		}
-		if n.held(found) {
-			return fmt.Errorf("verifying redirect rules: table %s: %w", want.name, ErrHeld)
-		}
-		if damage := compare(want, found); damage != nil {
+		if damage := ruleset.Compare(want, found[want.Name]); damage != nil {
 			return fmt.Errorf("verifying redirect rules: %w", damage)
 		}
 	}
-	if !n.config.loopback() {
-		return nil
-	}
-	if err := verifyRouteLocalnet(n.config.NetNS); err != nil {
+	if err := n.verifyLinks(); err != nil {
 		return fmt.Errorf("verifying links: %w", denied(err))
 	}
 	return nil
@@ -270,69 +199,62 @@ func (n *NFTables) Delete(ctx context.Context) (Removal, error) {
 	if err := ctx.Err(); err != nil {
 		return r, err
 	}
-	if err := n.free(); err != nil {
-		return r, fmt.Errorf("deleting redirect rules: %w", explain(err))
+	found, err := n.look()
+	if err != nil {
+		return r, fmt.Errorf("deleting redirect rules: %w", err)
 	}
-	if n.config.loopback() {
-		var err error
-		if r.Links, err = setRouteLocalnet(n.config.NetNS, false); err != nil {
+	if n.config.spec().Loopback() || found.guardLoopback() {
+		if r.Links, err = loopback.Set(n.config.NetNS, false); err != nil {
 			return r, fmt.Errorf("closing links to loopback: %w", denied(err))
 		}
 	}
 	for _, t := range n.desired {
-		existed, err := n.deleteTable(t.name)
+		existed, err := n.deleteTable(t.Name)
 		if err != nil {
 			return r, fmt.Errorf("deleting redirect rules: %w", explain(err))
 		}
 		if existed {
-			r.Tables = append(r.Tables, t.name)
+			r.Tables = append(r.Tables, t.Name)
 		}
 	}
 	r.Flows, r.FlowsErr = forgetFlows(n.config.NetNS, led(n.config))
+	if r.OwnLink, err = ownlink.Remove(n.config.NetNS); err != nil {
+		return r, fmt.Errorf("deleting NMI's own link: %w", denied(err))
+	}
 	return r, nil
 }
 
 // Tables names the tables on the node that are NMI's, of this agent or of one
 // before it.
 func (n *NFTables) Tables() ([]string, error) {
-	conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
+	conn, err := wire.Dial(unix.NETLINK_NETFILTER, n.config.NetNS)
 	if err != nil {
-		return nil, err
+		return nil, explain(err)
 	}
 	defer conn.Close()
 	var out []string
 	for _, t := range n.desired {
-		found, err := readTable(conn, t.name)
+		found, err := wire.Read(conn, t.Name)
 		if err != nil {
 			return nil, explain(err)
 		}
 		if found != nil {
-			out = append(out, t.name)
+			out = append(out, t.Name)
 		}
 	}
 	return out, nil
 }
 
-// free makes sure that the table can be deleted: another process that runs would
-// put back what it does not own, and go on serving.
-func (n *NFTables) free() error {
-	found, err := n.read(n.desired[0])
-	if err == nil && n.held(found) {
-		err = fmt.Errorf("table %s: %w", found.name, ErrHeld)
-	}
-	return err
-}
-
 // deleteTable says whether there was a table. One that is bound is deleted by its
 // owner's socket.
 func (n *NFTables) deleteTable(name string) (bool, error) {
-	var change transaction
-	change.deleteTable(name)
+	var change wire.Transaction
+	change.DeleteTable(name)
 	var err error
-	if name == mainTable && n.owner != nil {
-		err = errors.Join(change.commit(n.owner), n.disown())
+	if name == ruleset.MainTable && n.owner != nil {
+		err = errors.Join(change.Commit(n.owner), n.disown())
 	} else {
-		err = change.commitOnce(n.config.NetNS)
+		err = change.CommitOnce(n.config.NetNS)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -343,25 +265,44 @@ func (n *NFTables) deleteTable(name string) (bool, error) {
 	return true, nil
 }
 
-func (n *NFTables) read(want table) (*table, error) {
-	conn, err := dial(unix.NETLINK_NETFILTER, n.config.NetNS)
+// tables are those of ours that the node has, by name.
+type tables map[string]*ruleset.Table
+
+// guardLoopback says whether one of them has the guard that links need which let
+// packets through to loopback.
+func (t tables) guardLoopback() bool {
+	for _, table := range t {
+		if ruleset.GuardsLoopback(table) {
+			return true
+		}
+	}
+	return false
+}
+
+// look reads all tables. If the main one belongs to another process that is
+// [ErrHeld]: that process would put back what it does not own, and go on serving.
+func (n *NFTables) look() (tables, error) {
+	conn, err := wire.Dial(unix.NETLINK_NETFILTER, n.config.NetNS)
 	if err != nil {
-		return nil, err
+		return nil, explain(err)
 	}
 	defer conn.Close()
-	return read(conn, want)
+	all := tables{}
+	for _, t := range n.desired {
+		found, err := wire.Read(conn, t.Name)
+		if err != nil {
+			return nil, explain(err)
+		}
+		if n.held(found) {
+			return nil, fmt.Errorf("table %s: %w", t.Name, ErrHeld)
+		}
+		all[t.Name] = found
+	}
+	return all, nil
 }
 
 // conn returns a connection that opens a socket per operation, so that one that
 // failed leaves nothing unread behind.
 func (n *NFTables) conn() (*nftables.Conn, error) {
 	return nftables.New(nftables.WithNetNSFd(n.config.NetNS))
-}
-
-func dial(family, namespace int) (*netlink.Conn, error) {
-	conn, err := netlink.Dial(family, &netlink.Config{NetNS: namespace})
-	if err != nil {
-		return nil, fmt.Errorf("opening a netlink socket: %w", err)
-	}
-	return conn, nil
 }

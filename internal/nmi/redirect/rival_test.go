@@ -22,7 +22,7 @@ func TestRivalsBefore(t *testing.T) {
 			w.divert("rival", priority, elsewhere)
 			w.hears(w.pod, metadata, "rival hears "+podIP) // so the rival is one
 			w.ensured()
-			w.serve(w.node, target, "nmi")
+			w.serve(w.node, w.target, "nmi")
 			w.hears(w.pod, metadata, "nmi hears "+podIP)
 		})
 	}
@@ -31,14 +31,14 @@ func TestRivalsBefore(t *testing.T) {
 func TestRivalsAfter(t *testing.T) {
 	w := newRivalry(t)
 	w.ensured()
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	w.divert("rival", -100, elsewhere)
 	w.hears(w.pod, metadata, "nmi hears "+podIP)
 }
 
 func TestRivalThatComesAtTheSamePriority(t *testing.T) {
 	w := newRivalry(t)
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	k := w.keep(w.datapath())
 	w.divert("rival", -110, elsewhere)
 	if got := k.repaired().Reason; got != "chain prerouting of table rival has the same priority" {
@@ -50,7 +50,7 @@ func TestRivalThatComesAtTheSamePriority(t *testing.T) {
 func TestRivalThatWinsLeadsNowhere(t *testing.T) {
 	w := newRivalry(t)
 	w.ensured()
-	w.serve(w.node, target, "nmi")
+	w.serve(w.node, w.target, "nmi")
 	w.divert("rival", -150, elsewhere)
 	w.silent(w.pod, metadata)
 }
@@ -59,6 +59,11 @@ func TestRivalThatWinsLeadsNowhere(t *testing.T) {
 func newRivalry(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	w.serve(w.azure, elsewhere.String(), "rival")
+	w.rivalry()
 	return w
+}
+
+func (w *world) rivalry() {
+	w.Helper()
+	w.serve(w.azure, elsewhere.String(), "rival")
 }

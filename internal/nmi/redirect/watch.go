@@ -6,37 +6,39 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/wire"
 )
 
 // Multicast groups of the kernel on which changes are announced.
 const (
 	groupNFTables = unix.NFNLGRP_NFTABLES
 	groupLink     = unix.RTNLGRP_LINK
+	groupAddress  = unix.RTNLGRP_IPV4_IFADDR
 )
 
-var _ Watcher = (*NFTables)(nil)
-
-// Watch implements [Watcher]: it reports changes of our tables, NAT chains that
-// may come before ours and, where links must let packets through to loopback,
-// changes of links.
+// Watch calls changed once it listens, and then for each change that may have
+// damaged what Ensure installs, until ctx ends or it can listen no longer. Those
+// are changes of our tables, NAT chains that may come before ours and, where links
+// must let packets through to loopback, changes of links, or of NMI's own.
 func (n *NFTables) Watch(ctx context.Context, changed func()) error {
-	rules, err := subscribe(unix.NETLINK_NETFILTER, n.config.NetNS, groupNFTables)
+	rules, err := wire.Subscribe(unix.NETLINK_NETFILTER, n.config.NetNS, groupNFTables)
 	if err != nil {
 		return explain(err)
 	}
 	defer rules.Close()
 	listening := []listener{{conn: rules, matters: n.mattersToRules}}
-	if n.config.loopback() {
-		links, err := subscribe(unix.NETLINK_ROUTE, n.config.NetNS, groupLink)
+	if matters := n.mattersOfLinks(); matters != nil {
+		links, err := wire.Subscribe(unix.NETLINK_ROUTE, n.config.NetNS, groupLink, groupAddress)
 		if err != nil {
 			return denied(err)
 		}
 		defer links.Close()
-		listening = append(listening, listener{conn: links, matters: mattersToLinks})
+		listening = append(listening, listener{conn: links, matters: matters})
 	}
 	n.contested.Store(true) // chains may have come unseen
 	changed()
@@ -93,65 +95,25 @@ func (l listener) receive() (bool, error) {
 	return matters, nil
 }
 
-func subscribe(family, namespace int, group uint32) (*netlink.Conn, error) {
-	conn, err := dial(family, namespace)
-	if err != nil {
-		return nil, err
-	}
-	if err := conn.JoinGroup(group); err != nil {
-		return nil, errors.Join(fmt.Errorf("joining netlink group %d: %w", group, err), conn.Close())
-	}
-	return conn, nil
-}
-
 // mattersToRules says whether an announcement is about one of our tables or a
 // rival of it. The zero message stands for announcements that were lost.
 func (n *NFTables) mattersToRules(m netlink.Message) bool {
-	about := describe(m)
-	if about.rival {
+	about := wire.Describe(m)
+	if about.Rival {
 		n.contested.Store(true)
 	}
-	return about.rival || about.ours
+	return about.Rival || about.Ours
 }
 
-// subject is what an announcement is about.
-type subject struct{ ours, rival bool }
-
-// describe reads an announcement. One that cannot be read may be about
-// anything.
-func describe(m netlink.Message) subject {
-	const subsystem, kind = 0xff00, 0x00ff
+// mattersOfLinks says which announcements of links matter; nil if none does.
+func (n *NFTables) mattersOfLinks() func(netlink.Message) bool {
 	switch {
-	case m.Header.Type&subsystem>>8 != unix.NFNL_SUBSYS_NFTABLES:
-		return subject{ours: true, rival: true}
-	case m.Header.Type&kind == unix.NFT_MSG_NEWGEN: // ends each transaction, names no table
-		return subject{}
+	case n.config.Link:
+		return ownlink.Matters
+	case n.config.spec().Loopback():
+		return mattersToLinks
 	}
-	// In tables, chains, rules, sets, elements and objects alike, the first
-	// attribute is the name of the table.
-	var in string
-	c := chain{}
-	err := eachAttr([]netlink.Message{m}, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
-		case unix.NFTA_TABLE_NAME:
-			in = ad.String()
-		case unix.NFTA_CHAIN_HOOK:
-			if m.Header.Type&kind == unix.NFT_MSG_NEWCHAIN {
-				ad.Nested(func(hook *netlink.AttributeDecoder) error {
-					c.hook, c.priority = decodeHook(hook)
-					return nil
-				})
-			}
-		}
-	})
-	if err != nil {
-		return subject{ours: true, rival: true}
-	}
-	ours := isOurs(nftables.TableFamily(m.Data[0]), in)
-	return subject{
-		ours:  ours,
-		rival: !ours && c.hook == *nftables.ChainHookPrerouting && c.priority == natPriority,
-	}
+	return nil
 }
 
 // mattersToLinks lets through what is said of links that are there: new ones,

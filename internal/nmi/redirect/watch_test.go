@@ -2,12 +2,17 @@ package redirect
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ruleset"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/wire"
 )
 
 // script is a netlink socket that receives what is written down, one entry at
@@ -35,11 +40,21 @@ func (*script) Close() error                         { return nil }
 func (*script) Send(netlink.Message) error           { return unix.EOPNOTSUPP }
 func (*script) SendMessages([]netlink.Message) error { return unix.EOPNOTSUPP }
 
+// announced is what the kernel tells of a table in the family ip.
+func announced(kind int, table string, more ...byte) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind)},
+		Data:   slices.Concat([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, wire.Encode(unix.NFTA_TABLE_NAME, []byte(table+"\x00")), more),
+	}
+}
+
 func TestListen(t *testing.T) {
-	ours := announce(t, unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, mainTable)
-	foreign := announce(t, unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, "other")
-	rival := announce(t, unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_IPV4, "other", hookAttr(t, 0, natPriority))
-	end := announce(t, unix.NFT_MSG_NEWGEN, unix.NFPROTO_IPV4, "")
+	ours := announced(unix.NFT_MSG_DELTABLE, ruleset.MainTable)
+	foreign := announced(unix.NFT_MSG_DELTABLE, "other")
+	priority := int32(ruleset.Priority)
+	rival := announced(unix.NFT_MSG_NEWCHAIN, "other", wire.Nested(unix.NFTA_CHAIN_HOOK,
+		wire.Encode(unix.NFTA_HOOK_PRIORITY, binary.BigEndian.AppendUint32(nil, uint32(priority))))...)
+	end := announced(unix.NFT_MSG_NEWGEN, "")
 	for name, test := range map[string]struct {
 		received  []received
 		reports   int

@@ -17,7 +17,6 @@ import (
 
 const (
 	metadata = "169.254.169.254:80"
-	target   = "127.0.0.1:2579"
 	podIP    = "10.244.0.2"
 	nodeIP   = "10.244.0.1"
 
@@ -31,7 +30,31 @@ type world struct {
 	*testing.T
 	node, pod, azure *netns.NS
 	leaks            *netns.Counter // packets for the metadata address that reached azure
+
+	link   bool   // NMI's own link has the target
+	target string // where pods are led to
 }
+
+// eachTarget runs f as a test for each target that pods can be led to.
+func eachTarget(t *testing.T, f func(w *world)) {
+	t.Helper()
+	for name, link := range map[string]bool{"to loopback": false, "to a link of NMI's own": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait more than they work
+			w := newWorld(t)
+			w.aim(link)
+			f(w)
+		})
+	}
+}
+
+// aim sets the target.
+func (w *world) aim(link bool) {
+	w.link, w.target = link, netip.AddrPortFrom(redirect.DefaultAddress(link), 2579).String()
+}
+
+// targetIP is the target's address.
+func (w *world) targetIP() string { return netip.MustParseAddrPort(w.target).Addr().String() }
 
 // newWorld makes the namespaces: pod — node — azure. The pod hangs on a veth of
 // its own.
@@ -46,6 +69,7 @@ func newWorld(t *testing.T) *world {
 func newNode(t *testing.T) *world {
 	t.Helper()
 	w := &world{T: t, node: netns.ForTest(t, "node"), azure: netns.ForTest(t, "azure")}
+	w.aim(false)
 	w.must(w.node.SetSysctl("net.ipv4.ip_forward", "1"))
 	w.must(netns.Connect(
 		netns.End{NS: w.node, Link: "eth0", Addr: netip.MustParsePrefix("10.0.0.4/24")},
@@ -199,7 +223,13 @@ func (w *world) noLeaks() {
 // datapath returns the datapath of the node.
 func (w *world) datapath() *redirect.NFTables {
 	w.Helper()
-	return must2(redirect.New(redirect.Config{NetNS: w.node.FD(), UID: uint32(unix.Geteuid())}))(w)
+	return must2(redirect.New(redirect.Config{NetNS: w.node.FD(), UID: uint32(unix.Geteuid()), Link: w.link}))(w)
+}
+
+// prepared has what NMI listens on be there.
+func (w *world) prepared() {
+	w.Helper()
+	must2(w.datapath().Prepare(w.Context()))(w)
 }
 
 // ensured returns the datapath of the node, in place.

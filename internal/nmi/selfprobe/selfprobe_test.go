@@ -23,6 +23,7 @@ type world struct {
 	node, azure *netns.NS
 	leaks       *netns.Counter
 	rules       *redirect.NFTables
+	target      string // where the rules lead
 }
 
 func newWorld(t *testing.T) *world {
@@ -41,9 +42,19 @@ func newWorld(t *testing.T) *world {
 	listener, err := w.azure.Listen(t.Context(), "tcp4", "169.254.169.254:80")
 	w.must(err)
 	t.Cleanup(func() { _ = listener.Close() })
-	w.rules, err = redirect.New(redirect.Config{NetNS: w.node.FD(), UID: uint32(unix.Geteuid())})
-	w.must(err)
+	w.aim(false)
 	return w
+}
+
+// aim sets where pods are led to.
+func (w *world) aim(link bool) {
+	w.Helper()
+	w.target = netip.AddrPortFrom(redirect.DefaultAddress(link), 2579).String()
+	var err error
+	w.rules, err = redirect.New(redirect.Config{NetNS: w.node.FD(), UID: uint32(unix.Geteuid()), Link: link})
+	w.must(err)
+	_, err = w.rules.Prepare(w.Context())
+	w.must(err)
 }
 
 func (w *world) must(err error) {
@@ -93,7 +104,7 @@ func (w *world) ensure() {
 // listen opens what the agent listens on.
 func (w *world) listen() net.Listener {
 	w.Helper()
-	listener, err := w.node.Listen(w.Context(), "tcp4", "127.0.0.1:2579")
+	listener, err := w.node.Listen(w.Context(), "tcp4", w.target)
 	w.must(err)
 	w.Cleanup(func() { _ = listener.Close() })
 	return listener
@@ -125,7 +136,14 @@ func (w *world) noLeaks() {
 }
 
 func TestAnsweredWhenAllIsRight(t *testing.T) {
+	for name, link := range map[string]bool{"to loopback": false, "to a link of the agent's own": true} {
+		t.Run(name, func(t *testing.T) { answeredWhenAllIsRight(t, link) })
+	}
+}
+
+func answeredWhenAllIsRight(t *testing.T, link bool) {
 	w := newWorld(t)
+	w.aim(link)
 	listener := w.listen()
 	p := w.prober()
 	w.ensure()

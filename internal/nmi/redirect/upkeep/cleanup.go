@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/predecessor"
 )
 
@@ -13,8 +14,8 @@ func cleanup() command {
 	return command{
 		name:    "cleanup",
 		summary: "removes what agents have left in this node's network",
-		help: `It removes the tables of nftables, switches routing to loopback off on every link, forgets connections
-to NMI, and removes the chain aad-metadata that AAD Pod Identity v1.8.17 may have left. Pods then reach
+		help: `It removes the tables of nftables, switches routing to loopback off on every link, removes NMI's own link,
+forgets connections to NMI, and removes the chain aad-metadata that AAD Pod Identity v1.8.17 may have left. Pods then reach
 the node's own metadata service. It can be repeated. While NMI runs on the node it removes nothing.
 
 Exit code: 0 if nothing is left, 1 after an error, 2 for a command line that cannot be read, 3 if the
@@ -57,6 +58,9 @@ func (i *invocation) tellRemoval(removed redirect.Removal) {
 	}
 	if removed.Links > 0 {
 		sayf(i.stdout, "switched route_localnet off on %d links\n", removed.Links)
+	}
+	if removed.OwnLink {
+		sayf(i.stdout, "removed link %s\n", ownlink.Name)
 	}
 	if removed.Flows > 0 {
 		sayf(i.stdout, "forgot %d connections to NMI\n", removed.Flows)

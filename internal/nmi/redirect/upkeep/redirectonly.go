@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 )
 
 // redirectOnly is the command that closes a node to pods before there is an agent.
@@ -32,7 +33,7 @@ func runRedirectOnly(ctx context.Context, i *invocation) int {
 	datapath := yielding{i.datapath}
 	var err error
 	if i.keep {
-		err = redirect.Run(ctx, redirect.Options{
+		err = keeper.Run(ctx, keeper.Options{
 			Datapath: datapath, Watcher: i.datapath,
 			Ready: func() {
 				if err := i.tellState(ctx); err != nil { // damaged already, which the watch reports
@@ -40,8 +41,8 @@ func runRedirectOnly(ctx context.Context, i *invocation) int {
 				}
 			},
 			Changed: func(change redirect.Change) {
-				if change.Rules {
-					sayf(i.stdout, "put right: %s\n", change.Reason)
+				if change.Rules || change.OwnLink != "" {
+					sayf(i.stdout, "put right: %s\n", change.Why())
 				}
 			},
 			Failed: func(err error) { sayf(i.stderr, "nmi redirect-only: %v\n", err) },

@@ -55,6 +55,7 @@ type invocation struct {
 	stdout, stderr io.Writer
 
 	metadataIP, metadataPort  string
+	target                    string
 	listenAddress, listenPort string
 	keep                      bool
 
@@ -105,13 +106,18 @@ func (c command) execute(ctx context.Context, args []string, i *invocation) int 
 func (i *invocation) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&i.metadataIP, "metadata-ip", "169.254.169.254", "address of the metadata service")
 	f.StringVar(&i.metadataPort, "metadata-port", "80", "port of the metadata service")
+	f.StringVar(&i.target, "redirect-target", "loopback", "where the agent has pods led to: loopback or link, a link of its own")
 	f.StringVar(&i.listenAddress, "nmi-listen-address", "127.0.0.1", "IPv4 address on which the agent serves pods")
 	f.StringVar(&i.listenPort, "nmi-port", "2579", "port on which the agent serves pods")
 }
 
 // open validates the flags. It touches nothing.
 func (i *invocation) open() error {
-	i.config = redirect.Config{UID: uint32(os.Geteuid())} //nolint:gosec // a uid is 32 bits wide
+	i.config = redirect.Config{UID: uint32(os.Geteuid()), Link: i.target == "link"} //nolint:gosec // a uid is 32 bits wide
+	if !i.config.Link && i.target != "loopback" {
+		return fmt.Errorf("--redirect-target is %q: want loopback or link", i.target)
+	}
+	i.listenAddress = redirect.ListenAddress(i.listenAddress, i.config.Link)
 	var err error
 	if i.config.Metadata, err = endpoint(i.metadataIP, "metadata-ip", i.metadataPort, "metadata-port"); err != nil {
 		return err
@@ -119,7 +125,7 @@ func (i *invocation) open() error {
 	if i.config.Target, err = endpoint(i.listenAddress, "nmi-listen-address", i.listenPort, "nmi-port"); err != nil {
 		return err
 	}
-	if i.config.Target.Addr().IsUnspecified() { // as the agent does: this one is among all
+	if i.config.Target.Addr().IsUnspecified() && !i.config.Link { // as the agent does: this one is among all
 		i.config.Target = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), i.config.Target.Port())
 	}
 	i.datapath, err = redirect.New(i.config)

@@ -91,7 +91,12 @@ func (n node) says(code int, words string, args ...string) {
 // serve answers connections with the name of the server.
 func (n node) serve(name string) net.Listener {
 	n.Helper()
-	l, err := n.ns.Listen(n.Context(), "tcp4", "127.0.0.1:2579")
+	return n.serveAt("127.0.0.1:2579", name)
+}
+
+func (n node) serveAt(address, name string) net.Listener {
+	n.Helper()
+	l, err := n.ns.Listen(n.Context(), "tcp4", address)
 	n.must(err)
 	n.Cleanup(func() { l.Close() })
 	go func() {
@@ -141,7 +146,12 @@ func (n node) tables() int {
 // agent is the datapath of an NMI that runs.
 func (n node) agent() *redirect.NFTables {
 	n.Helper()
-	d, err := redirect.New(redirect.Config{NetNS: n.ns.FD(), Bound: true})
+	return n.agentOf(redirect.Config{NetNS: n.ns.FD(), Bound: true})
+}
+
+func (n node) agentOf(config redirect.Config) *redirect.NFTables {
+	n.Helper()
+	d, err := redirect.New(config)
 	n.must(err)
 	_, err = d.Ensure(n.Context())
 	n.must(err)
@@ -167,18 +177,37 @@ func (n node) oldAgent(iptables string) (end func()) {
 }
 
 func TestCleanup(t *testing.T) {
-	n := newNode(t)
-	n.says(upkeep.CodeDone, "nothing was there", "cleanup")
-	n.says(upkeep.CodeDone, "in place: what pods send to 169.254.169.254:80 goes to 127.0.0.1:2579", "redirect-only")
-	n.serve("nmi")
-	n.hears("nmi")
-	n.oldAgent("iptables-nft")
-	code, stdout, stderr := n.nmi("cleanup")
-	want := "removed table ip aad-pod-identity\nremoved table ip aad-pod-identity-fence\nremoved table ip aad-pod-identity-fence-spare\nswitched route_localnet off on 2 links\n" +
-		"forgot 1 connections to NMI\nremoved chain aad-metadata of AAD Pod Identity from table ip nat\n"
-	if code != upkeep.CodeDone || stdout != want || stderr != "" {
-		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
+	for target, test := range map[string]struct{ address, links string }{
+		"loopback": {"127.0.0.1:2579", "switched route_localnet off on 2 links\n"},
+		"link":     {"169.254.255.79:2579", "removed link aad-pod-id0\n"},
+	} {
+		t.Run(target, func(t *testing.T) {
+			n := newNode(t)
+			flag := "--redirect-target=" + target
+			n.says(upkeep.CodeDone, "nothing was there", "cleanup", flag)
+			n.says(upkeep.CodeDone, "in place: what pods send to 169.254.169.254:80 goes to "+test.address, "redirect-only", flag)
+			n.serveAt(test.address, "nmi")
+			n.hears("nmi")
+			n.oldAgent("iptables-nft")
+			code, stdout, stderr := n.nmi("cleanup", flag)
+			want := "removed table ip aad-pod-identity\nremoved table ip aad-pod-identity-fence\nremoved table ip aad-pod-identity-fence-spare\n" + test.links +
+				"forgot 1 connections to NMI\nremoved chain aad-metadata of AAD Pod Identity from table ip nat\n"
+			if code != upkeep.CodeDone || stdout != want || stderr != "" {
+				t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
+			}
+			n.says(upkeep.CodeDone, "nothing was there", "cleanup", flag)
+		})
 	}
+}
+
+// TestCleanupOfAnotherTarget: what is left goes though the command line does not
+// say how the agent was started.
+func TestCleanupOfAnotherTarget(t *testing.T) {
+	n := newNode(t)
+	n.says(upkeep.CodeDone, "in place", "redirect-only")
+	n.says(upkeep.CodeDone, "switched route_localnet off on 2 links", "cleanup", "--redirect-target=link")
+	n.says(upkeep.CodeDone, "in place", "redirect-only", "--redirect-target=link")
+	n.says(upkeep.CodeDone, "removed link aad-pod-id0", "cleanup")
 	n.says(upkeep.CodeDone, "nothing was there", "cleanup")
 }
 
@@ -231,17 +260,25 @@ func TestUpgrade(t *testing.T) {
 
 // TestRollback: the old agent is not kept from pods by what ours has left.
 func TestRollback(t *testing.T) {
-	n := newNode(t)
-	n.must(n.ns.SetSysctl("net.ipv4.conf.all.route_localnet", "1"))
-	nmi := n.serve("nmi")
-	d := n.agent()
-	n.hears("nmi")
-	nmi.Close()
-	n.must(d.Refuse())
-	n.hears("refused")
-	n.oldAgent("iptables-nft")
-	n.serve("old")
-	n.hears("old")
+	for name, config := range map[string]redirect.Config{
+		"from loopback": {Bound: true, Target: netip.MustParseAddrPort("127.0.0.1:2579")},
+		"from a link":   {Bound: true, Target: netip.MustParseAddrPort("169.254.255.79:2579"), Link: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.must(n.ns.SetSysctl("net.ipv4.conf.all.route_localnet", "1"))
+			config.NetNS = n.ns.FD()
+			d := n.agentOf(config)
+			nmi := n.serveAt(config.Target.String(), "nmi")
+			n.hears("nmi")
+			nmi.Close()
+			n.must(d.Refuse())
+			n.hears("refused")
+			n.oldAgent("iptables-nft")
+			n.serve("old")
+			n.hears("old")
+		})
+	}
 }
 
 func TestRedirectOnlyKeeps(t *testing.T) {
@@ -312,6 +349,8 @@ func TestCommandLines(t *testing.T) {
 		"an address that is none":      {[]string{"cleanup", "--metadata-ip=imds"}, upkeep.CodeUsage, "--metadata-ip"},
 		"a port that is none":          {[]string{"redirect-only", "--nmi-port=http"}, upkeep.CodeUsage, "--nmi-port"},
 		"a port too far":               {[]string{"redirect-only", "--nmi-port=65536"}, upkeep.CodeUsage, "--nmi-port"},
+		"a target that is none":        {[]string{"cleanup", "--redirect-target=dummy"}, upkeep.CodeUsage, `--redirect-target is "dummy": want loopback or link`},
+		"a link that cannot be":        {[]string{"redirect-only", "--redirect-target=link", "--nmi-listen-address=0.0.0.0"}, upkeep.CodeUsage, "want one address of this node"},
 		"an address of another family": {[]string{"redirect-only", "--nmi-listen-address=::1"}, upkeep.CodeUsage, "want an IPv4 address"},
 	} {
 		t.Run(name, func(t *testing.T) {

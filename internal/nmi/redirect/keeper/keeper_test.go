@@ -1,4 +1,4 @@
-package redirect_test
+package keeper_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 )
 
 // fake is a datapath whose Ensure is given; nothing else may be called.
@@ -40,7 +41,7 @@ func (l *log) add(line string) { l.lines = append(l.lines, time.Since(l.start).S
 
 // history runs a keeper for so long in a bubble and returns what it told. The
 // options given are completed with callbacks.
-func history(t *testing.T, howLong time.Duration, options redirect.Options) ([]string, error) {
+func history(t *testing.T, howLong time.Duration, options keeper.Options) ([]string, error) {
 	t.Helper()
 	l := &log{start: time.Now()}
 	options.Ready = func() { l.add("ready") }
@@ -48,7 +49,7 @@ func history(t *testing.T, howLong time.Duration, options redirect.Options) ([]s
 	options.Failed = func(err error) { l.add("failed: " + err.Error()) }
 	ctx, cancel := context.WithTimeout(t.Context(), howLong)
 	defer cancel()
-	err := redirect.Run(ctx, options)
+	err := keeper.Run(ctx, options)
 	return l.lines, err
 }
 
@@ -56,7 +57,7 @@ func history(t *testing.T, howLong time.Duration, options redirect.Options) ([]s
 // within 190 s.
 type run struct {
 	ensure  func(pass int) (redirect.Change, error)
-	watcher redirect.Watcher
+	watcher keeper.Watcher
 	want    []string
 	passes  int32 // 0: not determined
 }
@@ -64,7 +65,7 @@ type run struct {
 func (r run) test(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{ensure: r.ensure}
-		got, err := history(t, 190*time.Second, redirect.Options{Datapath: f, Watcher: r.watcher})
+		got, err := history(t, 190*time.Second, keeper.Options{Datapath: f, Watcher: r.watcher})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,19 +167,19 @@ func TestRunOnEvents(t *testing.T) {
 func TestRunFailsIfItCannotBegin(t *testing.T) {
 	broken := errors.New("broken")
 	f := &fake{ensure: func(int) (redirect.Change, error) { return redirect.Change{}, broken }}
-	got, err := history(t, time.Minute, redirect.Options{Datapath: f})
+	got, err := history(t, time.Minute, keeper.Options{Datapath: f})
 	if !errors.Is(err, broken) || len(got) != 0 {
 		t.Errorf("got %v after %q, want %v", err, got, broken)
 	}
 }
 
 func TestRunRefusesOptions(t *testing.T) {
-	for words, options := range map[string]redirect.Options{
+	for words, options := range map[string]keeper.Options{
 		"no datapath":          {},
 		"must not be negative": {Datapath: &fake{}, Interval: -time.Second},
 		"retry -1s":            {Datapath: &fake{}, Retry: -time.Second},
 	} {
-		if err := redirect.Run(t.Context(), options); err == nil || !strings.Contains(err.Error(), words) {
+		if err := keeper.Run(t.Context(), options); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("got %v, want words: %s", err, words)
 		}
 	}

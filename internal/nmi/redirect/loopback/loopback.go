@@ -1,4 +1,10 @@
-package redirect
+// Package loopback has the links of a node let packets from outside through to
+// loopback addresses, which the kernel refuses unless it is told otherwise for
+// each link.
+//
+// It must never be used without the guard of the package ruleset, or the node's
+// own services are open to pods.
+package loopback
 
 import (
 	"encoding/binary"
@@ -7,6 +13,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/wire"
 )
 
 // devconfRouteLocalnet is IPV4_DEVCONF_ROUTE_LOCALNET of linux/ip.h: the number
@@ -39,10 +47,10 @@ type link struct {
 	routeLocalnet bool
 }
 
-// setRouteLocalnet switches the setting on every link but lo and returns on how
+// Set switches the setting on every link but lo and returns on how
 // many it had to. A link that goes away meanwhile is none.
-func setRouteLocalnet(namespace int, on bool) (int, error) {
-	conn, err := dial(unix.NETLINK_ROUTE, namespace)
+func Set(namespace int, on bool) (int, error) {
+	conn, err := wire.Dial(unix.NETLINK_ROUTE, namespace)
 	if err != nil {
 		return 0, err
 	}
@@ -65,8 +73,9 @@ func setRouteLocalnet(namespace int, on bool) (int, error) {
 	return changed, errors.Join(errs...)
 }
 
-func verifyRouteLocalnet(namespace int) error {
-	conn, err := dial(unix.NETLINK_ROUTE, namespace)
+// Verify returns a [*LinkError] for each link but lo on which it is off.
+func Verify(namespace int) error {
+	conn, err := wire.Dial(unix.NETLINK_ROUTE, namespace)
 	if err != nil {
 		return err
 	}
@@ -166,20 +175,12 @@ func setMessage(index int32, on bool) netlink.Message {
 	if on {
 		value = 1
 	}
-	setting := nested(unix.IFLA_AF_SPEC, nested(unix.AF_INET, nested(unix.IFLA_INET_CONF,
-		encode(devconfRouteLocalnet, binary.NativeEndian.AppendUint32(nil, value)))))
+	setting := wire.Nested(unix.IFLA_AF_SPEC, wire.Nested(unix.AF_INET, wire.Nested(unix.IFLA_INET_CONF,
+		wire.Encode(devconfRouteLocalnet, binary.NativeEndian.AppendUint32(nil, value)))))
 	data := make([]byte, sizeofIfInfomsg, sizeofIfInfomsg+len(setting))
 	binary.NativeEndian.PutUint32(data[4:], uint32(index)) //nolint:gosec // never negative
 	return netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_SETLINK, Flags: netlink.Request | netlink.Acknowledge},
 		Data:   append(data, setting...),
 	}
-}
-
-func nested(kind uint16, data []byte) []byte { return encode(kind|unix.NLA_F_NESTED, data) }
-
-// encode returns one attribute. Marshalling fails only beyond 64 KiB.
-func encode(kind uint16, data []byte) []byte {
-	b, _ := netlink.MarshalAttributes([]netlink.Attribute{{Type: kind, Data: data}})
-	return b
 }

@@ -1,13 +1,20 @@
-package redirect
+// Package keeper has a redirect put in place and put right again, until it is told
+// to end.
+//
+// It knows when to look, and nothing of what is looked at: it must not learn what
+// the rules are.
+package keeper
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 )
 
-// Watcher reports changes that may have damaged what a [Datapath] installed.
+// Watcher reports changes that may have damaged what a datapath installed.
 type Watcher interface {
 	// Watch calls changed once it listens, since whatever was before went
 	// unseen, and then for every change that may matter. It returns when ctx
@@ -18,7 +25,7 @@ type Watcher interface {
 
 // Options of [Run].
 type Options struct {
-	Datapath Datapath
+	Datapath redirect.Datapath
 
 	// Watcher reports what to look at without delay. Nil: the interval alone.
 	Watcher Watcher
@@ -36,7 +43,7 @@ type Options struct {
 
 	// Changed is called for what later passes had to change: repairs, links
 	// that are new, connections that were forgotten. Nil: not called.
-	Changed func(Change)
+	Changed func(redirect.Change)
 
 	// Failed is called for every failure after Ready, which Run survives. It
 	// may be called by two goroutines at once. Nil: not called.
@@ -60,7 +67,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Ready = func() {}
 	}
 	if o.Changed == nil {
-		o.Changed = func(Change) {}
+		o.Changed = func(redirect.Change) {}
 	}
 	if o.Failed == nil {
 		o.Failed = func(error) {}
