@@ -281,7 +281,7 @@ func TestDeleteLeavesNothing(t *testing.T) {
 		}
 		w.opened(open, "eth0", "vethpod")
 		w.serve(w.node, w.target, "nmi")
-		w.hears(w.pod, metadata, "nmi hears "+podIP)          // so there is a connection to forget
+		w.hears(w.pod, metadata, "nmi hears "+podIP) // so there is a connection to forget
 		if diff := cmp.Diff(want.Tables, must2(w.datapath().Tables())(w)); diff != "" {
 			w.Error(diff)
 		}
