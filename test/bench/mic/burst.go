@@ -155,7 +155,7 @@ func (w *world) idle(ctx context.Context) ([]report.Row, error) {
 // atRest is the share of a processor that MIC uses while nothing happens.
 func (w *world) atRest(ctx context.Context) (float64, error) {
 	const long = 20 * time.Second
-	sayf("idle: nothing for %s", long)
+	sayf("at rest for %s", long)
 	used, begun := w.meter(), time.Now()
 	if err := pause(ctx, long); err != nil {
 		return 0, err
