@@ -28,6 +28,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
+	"github.com/aad-pod-identity/aad-pod-identity/test/objects"
 )
 
 const (
@@ -192,15 +193,7 @@ func (w *world) delete(t *testing.T, object client.Object, options ...client.Del
 // edit changes an object on top of what the server has.
 func edit[T client.Object](t *testing.T, w *world, object T, change func(T)) {
 	t.Helper()
-	if err := w.kube.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
-		t.Fatal(err)
-	}
-	before, ok := object.DeepCopyObject().(client.Object)
-	if !ok {
-		t.Fatalf("%T is no object", object)
-	}
-	change(object)
-	if err := w.kube.Patch(t.Context(), object, client.MergeFrom(before)); err != nil {
+	if err := objects.Edit(t.Context(), w.kube, object, change); err != nil {
 		t.Fatal(err)
 	}
 }

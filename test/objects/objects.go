@@ -46,6 +46,22 @@ func Apply(ctx context.Context, kube client.Client, manifest string, except ...s
 	}
 }
 
+// Edit changes an object on top of what the server has.
+func Edit[T client.Object](ctx context.Context, kube client.Client, object T, change func(T)) error {
+	if err := kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+		return fmt.Errorf("reading what to edit: %w", err)
+	}
+	before, ok := object.DeepCopyObject().(client.Object)
+	if !ok {
+		return fmt.Errorf("%T is no object", object)
+	}
+	change(object)
+	if err := kube.Patch(ctx, object, client.MergeFrom(before)); err != nil {
+		return fmt.Errorf("editing: %w", err)
+	}
+	return nil
+}
+
 // Await watches until an object of the list satisfies want, and returns it. When
 // ctx ends first, the error shows the last object seen.
 func Await[T client.Object](ctx context.Context, kube client.WithWatch, list client.ObjectList, want func(T) bool, options ...client.ListOption) (T, error) {
