@@ -3,42 +3,15 @@ package attachment
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
-	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/observe"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/plan"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/quarantine"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/report"
 )
-
-// newPass takes up what the passes before have written.
-func (r *Reconciler) newPass(ref compute.Ref, record *v1.AzureIdentityAttachment, needs []observe.Need) *pass {
-	p := &pass{Reconciler: r, ref: ref, record: record, needs: needs, quarantine: quarantine.Parse(record.Status), unconfirmed: report.Unconfirmed(record.Status)}
-	p.recall()
-	return p
-}
-
-// snapshot is what a plan of the resource depends on, as far as it is known now.
-func (p *pass) snapshot(ctx context.Context, needs []observe.Need) (plan.Snapshot, error) {
-	wanted := observe.Wanted(needs)
-	named, err := p.observe.Named(ctx, slices.AppendSeq(slices.Clone(wanted), maps.Keys(p.quarantine.Refused)))
-	if err != nil {
-		return plan.Snapshot{}, err
-	}
-	p.inUse = len(wanted)+len(p.record.Spec.Owned) > 0
-	return plan.Snapshot{
-		Seen: *p.seen, Wanted: wanted, Named: named, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed,
-		Records: p.record.Spec.Owned, Now: p.options.Now(),
-	}, nil
-}
 
 // refuse takes ARM's refusal of a patch for the batch in. It is written before
 // the next patch is sent.
