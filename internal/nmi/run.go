@@ -390,14 +390,3 @@ func (r *runner) handler(ctx context.Context, limiter *limit.Limiter) (*server.S
 		Tracer:                r.tracer,
 	}), nil
 }
-
-// decided counts and logs decisions.
-func (r *runner) decided() func(context.Context, *audit.Record) {
-	sample := audit.NewSampler(r.options.AuditEvery)
-	return func(_ context.Context, record *audit.Record) {
-		r.metrics.Decided(record)
-		if sample.Worth(record) {
-			r.audit.Write(record)
-		}
-	}
-}
