@@ -4,11 +4,9 @@ import "time"
 
 const (
 	// underWay is how long a request may be on its way at most, so that it counts
-	// for the upstream's second in which it arrives: on a busy node it arrives
-	// later than it left. One that was answered earlier has arrived earlier, so
-	// that this costs nothing where answers come at once; where they take longer,
-	// fewer leave than may, but what may be under way at once bounds them as much.
-	underWay = 250 * time.Millisecond
+	// for the upstream's second in which it arrives: on a busy machine it arrives
+	// later than it left. One that was answered earlier has arrived earlier.
+	underWay = 35 * time.Millisecond
 	// recovery is how long after an upstream's complaint the pace doubles again.
 	recovery = 5 * time.Second
 	// maxSlow bounds how often complaints halve the pace: to a sixteenth.
@@ -98,8 +96,7 @@ func (p *pace) throttled(now time.Time, after time.Duration) {
 	p.slowed = p.paused
 }
 
-// each returns how long a request in a long queue takes to get its turn, where
-// answers take so long.
-func (p *pace) each(answer time.Duration) time.Duration {
-	return (time.Second + min(answer, underWay)) / time.Duration(p.perSecond) << p.slow
+// each returns how long a request in a long queue takes to get its turn.
+func (p *pace) each() time.Duration {
+	return (time.Second + underWay) / time.Duration(p.perSecond) << p.slow
 }

@@ -55,12 +55,7 @@ func TestNoSecondSeesMoreThanItMay(t *testing.T) {
 }
 
 func TestALongQueueGetsTheWholeLimit(t *testing.T) {
-	for answer, most := range map[time.Duration]time.Duration{
-		time.Millisecond:      25800 * time.Millisecond,
-		20 * time.Millisecond: 26300 * time.Millisecond, // the metadata service's usual
-		// Five at once alone take 102 s then.
-		time.Second: 32200 * time.Millisecond,
-	} {
+	for answer, most := range map[time.Duration]time.Duration{time.Millisecond: 25800 * time.Millisecond, time.Second: 26500 * time.Millisecond} {
 		p := newPace(20, 5)
 		start := time.Unix(1_700_000_000, 0)
 		now := start
@@ -114,21 +109,10 @@ func TestComplaintsSlowTheBudgetDown(t *testing.T) {
 			if got := max(0, p.earliest(now).Sub(now)); got != test.pause {
 				t.Errorf("paused for %s, want %s", got, test.pause)
 			}
-			if got := p.each(35 * time.Millisecond); got != test.each {
+			if got := p.each(); got != test.each {
 				t.Errorf("then %s each, want %s", got, test.each)
 			}
 		})
-	}
-}
-
-// A long queue is told to wait as long as it does, and no longer than what may be
-// on its way counts.
-func TestTurnsTakeAsLongAsAnswers(t *testing.T) {
-	p := newPace(20, 5)
-	for answer, want := range map[time.Duration]time.Duration{0: 50 * time.Millisecond, 20 * time.Millisecond: 51 * time.Millisecond, time.Minute: 62500 * time.Microsecond} {
-		if got := p.each(answer); got != want {
-			t.Errorf("with answers after %s each takes %s, want %s", answer, got, want)
-		}
 	}
 }
 

@@ -160,7 +160,7 @@ func (s *Share) estimate(own *queue, mine int) time.Duration {
 		}
 	}
 	b := s.budget
-	each := max(b.pace.each(b.held), b.held/time.Duration(b.options.AtOnce))
+	each := max(b.pace.each(), b.held/time.Duration(b.options.AtOnce))
 	wait := time.Duration(float64(ahead) * float64(each) * total / s.weight)
 	return wait + max(0, time.Until(b.pace.paused))
 }
