@@ -138,7 +138,8 @@ func fenceDamages() map[string]harm {
 		},
 		"a set in the fence's table": {
 			func(c *nftables.Conn, table *nftables.Table) {
-				_ = c.AddSet(&nftables.Set{Table: table, Name: "other", KeyType: nftables.TypeIPAddr}, nil)
+				// Without an ID, one is counted up that all connections share.
+				_ = c.AddSet(&nftables.Set{Table: table, ID: 1, Name: "other", KeyType: nftables.TypeIPAddr}, nil)
 			},
 			name + ": holds 4 chains and other objects, want 3",
 		},

@@ -11,15 +11,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// attempts bounds how often Ensure begins again with a link that somebody deletes
+// meanwhile.
+const attempts = 3
+
 // Ensure makes the link hold the address, and says what of that was missing, ""
 // if nothing was. What is not NMI's is a [*RefusalError]. The namespace is a file
 // descriptor, 0 for the thread's own.
-func Ensure(namespace int, addr netip.Addr) (string, error) {
+func Ensure(namespace int, addr netip.Addr) (said string, err error) {
 	k, err := open(namespace)
 	if err != nil {
 		return "", err
 	}
 	defer k.Close()
+	for range attempts {
+		if said, err = k.ensure(addr); !vanished(err) {
+			break
+		}
+	}
+	return said, err
+}
+
+func (k kernel) ensure(addr netip.Addr) (string, error) {
 	n, err := k.missing(addr)
 	if err != nil || n.isZero() {
 		return "", err
@@ -29,6 +42,13 @@ func Ensure(namespace int, addr netip.Addr) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("link %s (%s): %s", Name, kind, n), nil
+}
+
+// vanished reports whether an error is that the link was deleted after it was
+// read.
+func vanished(err error) bool {
+	_, none := errors.AsType[nl.LinkNotFoundError](err)
+	return none || errors.Is(err, unix.ENODEV)
 }
 
 // Verify returns nil if the link is there and holds the address, or a
@@ -95,7 +115,7 @@ func (k kernel) missing(addr netip.Addr) (need, error) {
 // find returns the link of the name, nil for none.
 func (k kernel) find() (nl.Link, error) {
 	link, err := k.LinkByName(Name)
-	if _, none := errors.AsType[nl.LinkNotFoundError](err); none {
+	if vanished(err) {
 		return nil, nil
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package ownlink
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -178,4 +179,21 @@ func FuzzMatters(f *testing.F) {
 			t.Errorf("%x of type %d is passed over", data, kind)
 		}
 	})
+}
+
+func TestVanished(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"nothing is wrong":       {nil, false},
+		"not found":              {fmt.Errorf("finding link: %w", nl.LinkNotFoundError{}), true},
+		"deleted while in use":   {fmt.Errorf("configuring link: %w", errors.Join(nil, unix.ENODEV)), true},
+		"not allowed":            {fmt.Errorf("configuring link: %w", unix.EPERM), false},
+		"somebody else has made": {&RefusalError{"x"}, false},
+	} {
+		if got := vanished(test.err); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }
