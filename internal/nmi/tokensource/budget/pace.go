@@ -3,10 +3,13 @@ package budget
 import "time"
 
 const (
-	// underWay is how long a request may be on its way at most, so that it counts
-	// for the upstream's second in which it arrives: on a busy machine it arrives
-	// later than it left. One that was answered earlier has arrived earlier.
-	underWay = 35 * time.Millisecond
+	// preparing is how long a request may take at most from its turn until it is
+	// written to the upstream's connection, and underWay from then until the
+	// upstream counts it: on a busy node it arrives later than it was let go, and
+	// counts for the second in which it arrives. One that was answered earlier has
+	// arrived earlier.
+	preparing = 250 * time.Millisecond
+	underWay  = 35 * time.Millisecond
 	// recovery is how long after an upstream's complaint the pace doubles again.
 	recovery = 5 * time.Second
 	// maxSlow bounds how often complaints halve the pace: to a sixteenth.
@@ -32,7 +35,7 @@ type pace struct {
 	slowed time.Time
 }
 
-// departure is when a request left, and by when it has arrived.
+// departure is when a request was let go, and by when it has arrived.
 type departure struct{ left, arrived time.Time }
 
 func newPace(perSecond, atOnce int) pace {
@@ -63,10 +66,13 @@ func (p *pace) earliest(now time.Time) time.Time {
 // leave records that a request leaves now, and returns its place.
 func (p *pace) leave(now time.Time) int {
 	place := p.next
-	p.last[place] = departure{left: now, arrived: now.Add(underWay)}
+	p.last[place] = departure{left: now, arrived: now.Add(preparing)}
 	p.next = (p.next + 1) % p.perSecond
 	return place
 }
+
+// sent records that the request that left then, at that place, is written.
+func (p *pace) sent(place int, left, now time.Time) { p.answered(place, left, now.Add(underWay)) }
 
 // answered records that the request that left then, at that place, was answered.
 func (p *pace) answered(place int, left, now time.Time) {

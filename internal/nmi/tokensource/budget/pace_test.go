@@ -37,10 +37,13 @@ func TestNoSecondSeesMoreThanItMay(t *testing.T) {
 				now = at
 			}
 			place := p.leave(now)
-			onItsWay := time.Duration(random.Int64N(int64(underWay)))
-			left, arrived = append(left, now), append(arrived, now.Add(onItsWay))
+			written, onItsWay := time.Duration(random.Int64N(int64(preparing-underWay))), time.Duration(random.Int64N(int64(underWay)))
+			left, arrived = append(left, now), append(arrived, now.Add(written+onItsWay))
+			if random.IntN(3) > 0 {
+				p.sent(place, now, now.Add(written))
+			}
 			if random.IntN(2) == 0 {
-				p.answered(place, now, now.Add(onItsWay))
+				p.answered(place, now, now.Add(written+onItsWay))
 			}
 		}
 		slices.SortFunc(arrived, time.Time.Compare)
@@ -63,7 +66,9 @@ func TestALongQueueGetsTheWholeLimit(t *testing.T) {
 			if at := p.earliest(now); at.After(now) {
 				now = at
 			}
-			p.answered(p.leave(now), now, now.Add(answer))
+			place := p.leave(now)
+			p.sent(place, now, now)
+			p.answered(place, now, now.Add(answer))
 		}
 		if took := now.Sub(start); took < 25*time.Second || took > most {
 			t.Errorf("512 requests that were answered after %s took %s at 20 a second", answer, took)
@@ -77,7 +82,7 @@ func TestAnAnswerThatComesLateChangesNothing(t *testing.T) {
 	again := p.leave(start.Add(2 * time.Second))
 	p.answered(place, start, start.Add(2*time.Second))
 	p.answered(again, start.Add(2*time.Second), start.Add(5*time.Second))
-	if got := p.earliest(start.Add(2 * time.Second)).Sub(start); got != 3*time.Second+underWay {
+	if got := p.earliest(start.Add(2 * time.Second)).Sub(start); got != 3*time.Second+preparing {
 		t.Errorf("the next one leaves %s after the first", got)
 	}
 }

@@ -115,6 +115,15 @@ func (t *Ticket) soonest() time.Duration {
 	return out
 }
 
+// Sent notes that the call's request is written to the upstream's connection. It
+// may be called after its Start, and lets those that wait go sooner.
+func (t *Ticket) Sent() {
+	b := t.share.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pace.sent(t.place, t.started, time.Now())
+}
+
 // Done gives back what the call held since its Start.
 func (t *Ticket) Done(outcome Outcome) { t.share.budget.done(t, outcome) }
 

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"net/http/httptrace"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -96,7 +97,7 @@ func (p *call) Start() {
 	p.cache.mu.Lock()
 	ticket := p.ticket
 	p.cache.mu.Unlock()
-	token, err := p.ask()
+	token, err := p.ask(ticket)
 	outcome := budget.Outcome{}
 	if err != nil && tokensource.ClassOf(err) == tokensource.Throttled {
 		outcome = budget.Outcome{Throttled: true, After: refusal.Of(err).After}
@@ -110,9 +111,10 @@ func (p *call) Start() {
 // Dropped ends the call without a turn.
 func (p *call) Dropped(why error) { p.finish(imds.Token{}, why) }
 
-func (p *call) ask() (token imds.Token, err error) {
+func (p *call) ask(ticket *budget.Ticket) (token imds.Token, err error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.cache.options.Timeout)
 	defer cancel()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { ticket.Sent() }})
 	defer func() {
 		// Those who wait are told, and the agent goes on serving others.
 		if r := recover(); r != nil {

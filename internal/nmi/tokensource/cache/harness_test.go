@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -47,6 +48,9 @@ func (u *upstream) Token(ctx context.Context, request tokensource.Request) (imds
 		defer u.mu.Unlock()
 		u.running--
 	}()
+	if trace := httptrace.ContextClientTrace(ctx); trace != nil { // as a client of HTTP does
+		trace.WroteRequest(httptrace.WroteRequestInfo{})
+	}
 	if u.takes > 0 {
 		<-time.After(u.takes)
 	}

@@ -70,6 +70,7 @@ func (b Outbound) Enter(ctx context.Context, record *audit.Record) (func(throttl
 	if err != nil {
 		return nil, err
 	}
+	ticket.Sent() // it is, as soon as this returns
 	return func(throttled bool, after time.Duration) {
 		ticket.Done(budget.Outcome{Throttled: throttled, After: after})
 	}, nil
