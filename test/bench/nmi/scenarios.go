@@ -58,10 +58,15 @@ func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) 
 		failed []error
 		group  sync.WaitGroup
 	)
+	lines, err := open(ctx, agent, keys)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(lines)
 	start := time.Now()
-	for _, k := range keys {
+	for i, l := range lines {
 		group.Go(func() {
-			err := s.persist(ctx, agent, k, told)
+			err := s.persist(ctx, l, keys[i].pod, told)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -80,16 +85,33 @@ func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) 
 	return append(rows, s.imds.rows(name)...), nil
 }
 
+// open connects each pod. Hundreds of connections that are made at once keep the
+// machine from the metadata service, which is a part of this program, and counts
+// a request when it comes to it.
+func open(ctx context.Context, p *load.Peer, keys []key) ([]*load.Line, error) {
+	var out []*load.Line
+	for _, k := range keys {
+		asking := *p
+		asking.From, asking.Target = p.From[k.pod:k.pod+1], func(int) string { return k.target }
+		l, err := asking.Open(ctx, 0)
+		if err != nil {
+			closeAll(out)
+			return nil, err
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+func closeAll(lines []*load.Line) {
+	for _, l := range lines {
+		l.Close()
+	}
+}
+
 // persist asks as an SDK does: again when it is told to come back, as often as the
 // time allows.
-func (s *stage) persist(ctx context.Context, p *load.Peer, k key, told bool) error {
-	asking := *p
-	asking.From, asking.Target = p.From[k.pod:k.pod+1], func(int) string { return k.target }
-	l, err := asking.Open(ctx, 0)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
+func (s *stage) persist(ctx context.Context, l *load.Line, pod int, told bool) error {
 	for start := time.Now(); ; {
 		got, err := l.Ask()
 		switch {
@@ -98,7 +120,7 @@ func (s *stage) persist(ctx context.Context, p *load.Peer, k key, told bool) err
 		case got.Status == 200:
 			return nil
 		case !told || !isRetry(got) || time.Since(start) > time.Minute:
-			return fmt.Errorf("pod %d was answered %d, to come back after %s", k.pod, got.Status, got.After)
+			return fmt.Errorf("pod %d was answered %d, to come back after %s", pod, got.Status, got.After)
 		}
 		select {
 		case <-time.After(got.After):
@@ -124,10 +146,15 @@ func (s *stage) pair(ctx context.Context, flags ...string) (pair, error) {
 	for pod := range s.options.pods {
 		keys = append(keys, key{pod, s.cluster.warmTarget(pod)})
 	}
+	lines, err := open(ctx, ours, keys)
+	if err != nil {
+		return pair{}, errors.Join(err, stop())
+	}
+	defer closeAll(lines)
 	var group sync.WaitGroup
 	errs := make([]error, len(keys))
-	for i, k := range keys {
-		group.Go(func() { errs[i] = s.persist(ctx, ours, k, true) })
+	for i, l := range lines {
+		group.Go(func() { errs[i] = s.persist(ctx, l, keys[i].pod, true) })
 	}
 	group.Wait()
 	body, err := ours.Fetch(ctx, 0)
