@@ -43,6 +43,9 @@ func run(args []string) int {
 	if len(args) == 3 && args[0] == bareCommand {
 		return say(serveBare(ctx, args[1], args[2]))
 	}
+	if len(args) == 3 && args[0] == imdsCommand {
+		return say(serveIMDS(ctx, args[1], args[2]))
+	}
 	ctrllog.SetLogger(logr.Discard())
 	o, err := parse(args)
 	if err != nil {

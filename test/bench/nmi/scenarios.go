@@ -82,7 +82,8 @@ func (s *stage) askAll(ctx context.Context, name string, keys []key, told bool) 
 	if len(failed) > 0 {
 		s.progress(fmt.Sprintf("%s: the first failure: %v", name, failed[0]))
 	}
-	return append(rows, s.imds.rows(name)...), nil
+	seen, err := s.seen(ctx, name)
+	return append(rows, seen...), err
 }
 
 // open connects each pod. Hundreds of connections that are made at once keep the
@@ -282,7 +283,8 @@ func (s *stage) neighbour(ctx context.Context) (rows []report.Row, err error) {
 				Goal: "≤ " + ratio(mostNeighbour) + " ×", Met: got.Median() <= mostNeighbour},
 			none(name+": failures", failures))
 	}
-	return append(rows, s.imds.rows("neighbour")...), nil
+	seen, err := s.seen(ctx, "neighbour")
+	return append(rows, seen...), err
 }
 
 // unknown asks for another resource each time, of the flooding pod's identity.

@@ -33,9 +33,10 @@ type stage struct {
 	world   *world.World
 	node    *world.Node
 	cluster cluster
-	imds    *upstream
 	begun   time.Time
 	starts  int
+	// stopIMDS ends the metadata service; nil if it does not run.
+	stopIMDS func() error
 }
 
 func newStage(ctx context.Context, o options) (*stage, error) {
@@ -54,7 +55,7 @@ func newStage(ctx context.Context, o options) (*stage, error) {
 	if err := s.cluster.create(ctx, s.world.Kube, s.node.Name); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	if s.imds, err = serveIMDS(ctx, s.node.NS, s.node.Name, s.cluster); err != nil {
+	if err := s.startIMDS(ctx); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
@@ -62,8 +63,8 @@ func newStage(ctx context.Context, o options) (*stage, error) {
 
 func (s *stage) close() error {
 	var errs []error
-	if s.imds != nil {
-		errs = append(errs, s.imds.close())
+	if s.stopIMDS != nil {
+		errs = append(errs, s.stopIMDS())
 	}
 	return errors.Join(append(errs, s.world.Close(), os.RemoveAll(s.dir))...) //nolint:gosec // a folder of its own
 }
@@ -80,7 +81,7 @@ func (s *stage) agent(ctx context.Context, flags ...string) (*load.Peer, func() 
 			return nil, nil, fmt.Errorf("removing old logs: %w", err)
 		}
 	}
-	running, err := s.node.StartNMI(ctx, "managed", append([]string{"--metadata-upstream=" + s.imds.address, "-v=0"}, flags...)...)
+	running, err := s.node.StartNMI(ctx, "managed", append([]string{"--metadata-upstream=" + imdsAddress, "-v=0"}, flags...)...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,39 +95,51 @@ func (s *stage) bare(ctx context.Context, answer []byte) (*load.Peer, func() err
 	if err := os.WriteFile(file, answer, 0o600); err != nil {
 		return nil, nil, fmt.Errorf("writing the answer: %w", err)
 	}
+	process, stop, err := s.start(ctx, bareAddress, bareCommand, bareAddress, file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &load.Peer{Name: "bare", Dial: s.dial(bareAddress), From: s.cluster.addresses(), Target: s.cluster.warmTarget, Process: process}, stop, nil
+}
+
+// start runs this program with a command of its own on the node, and waits until
+// it accepts connections.
+func (s *stage) start(ctx context.Context, address string, args ...string) (load.Process, func() error, error) {
 	program, err := os.Executable()
 	if err != nil {
-		return nil, nil, fmt.Errorf("finding this program: %w", err)
+		return 0, nil, fmt.Errorf("finding this program: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, program, bareCommand, bareAddress, file) //nolint:gosec // this program itself
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // this program itself
 	cmd.Stderr = os.Stderr
 	if err := s.node.NS.Start(cmd); err != nil {
-		return nil, nil, fmt.Errorf("starting the bare handler: %w", err)
+		return 0, nil, fmt.Errorf("starting %s: %w", args[0], err)
 	}
 	stop := func() error {
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()
 		return nil
 	}
-	p := &load.Peer{Name: "bare", Dial: s.dial(bareAddress), From: s.cluster.addresses(), Target: s.cluster.warmTarget, Process: load.Process(cmd.Process.Pid)}
-	return p, stop, s.await(ctx, p)
+	if err := s.await(ctx, args[0], address); err != nil {
+		return 0, nil, errors.Join(err, stop())
+	}
+	return load.Process(cmd.Process.Pid), stop, nil
 }
 
-// await waits until a peer accepts connections.
-func (s *stage) await(ctx context.Context, p *load.Peer) error {
+// await waits until a program accepts connections.
+func (s *stage) await(ctx context.Context, name, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		conn, err := p.Dial(ctx, p.From[0])
+		conn, err := s.dial(address)(ctx, s.cluster.address(0))
 		if err == nil {
 			return conn.Close()
 		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", p.Name, err)
+			return fmt.Errorf("waiting for %s: %w", name, err)
 		}
 	}
 }
