@@ -64,7 +64,7 @@ func freeBeforeSaid(b *testing.B, node string) time.Duration {
 	for {
 		select {
 		case link := <-links:
-			if link.Header.Type == unix.RTM_DELLINK && link.Link.Type() == "veth" && free.IsZero() {
+			if link.Header.Type == unix.RTM_DELLINK && link.Type() == "veth" && free.IsZero() {
 				free = time.Now()
 			}
 		case event := <-pods.ResultChan():
