@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -72,9 +73,12 @@ func (r *Reconciler) add(q queue, ref compute.Ref) {
 func (r *Reconciler) onAssignment() handler.TypedEventHandler[*v1.AzureAssignedIdentity, compute.Ref] {
 	return handler.TypedFuncs[*v1.AzureAssignedIdentity, compute.Ref]{
 		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[*v1.AzureAssignedIdentity], q queue) {
+			r.changed(ctx, e.Object)
 			r.addNode(ctx, q, e.Object.Spec.NodeName)
 		},
 		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[*v1.AzureAssignedIdentity], q queue) {
+			r.changed(ctx, e.ObjectOld)
+			r.changed(ctx, e.ObjectNew)
 			if !matters(e.ObjectOld, e.ObjectNew) {
 				return
 			}
@@ -82,10 +86,19 @@ func (r *Reconciler) onAssignment() handler.TypedEventHandler[*v1.AzureAssignedI
 			r.addNode(ctx, q, e.ObjectNew.Spec.NodeName)
 		},
 		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[*v1.AzureAssignedIdentity], q queue) {
+			r.changed(ctx, e.Object)
 			if !r.addNode(ctx, q, e.Object.Spec.NodeName) {
 				r.addRecorded(ctx, q) // the node went first: it may have been any of them
 			}
 		},
+	}
+}
+
+// changed has the assignment looked at again by the next pass over its node's
+// resource, before that is queued.
+func (r *Reconciler) changed(ctx context.Context, a *v1.AzureAssignedIdentity) {
+	if ref, ok := r.placeOf(ctx, a.Spec.NodeName); ok {
+		r.observe.Changed(ref, client.ObjectKeyFromObject(a))
 	}
 }
 
@@ -101,6 +114,7 @@ func (r *Reconciler) onNode() handler.TypedEventHandler[*corev1.Node, compute.Re
 	add := func(q queue, node *corev1.Node) {
 		if ref, err := compute.ParseProviderID(node.Spec.ProviderID); err == nil {
 			r.places.note(node.Name, ref)
+			r.observe.Doubt(ref)
 			r.add(q, ref)
 		}
 	}

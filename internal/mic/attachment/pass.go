@@ -47,6 +47,7 @@ type pass struct {
 	inUse       bool          // pods need identities of it, or some of it are ours
 	again       time.Time     // when a refused identity is to be tried; zero: never
 	gone        bool          // ARM does not know the resource
+	said        *plan.Plan    // what was reported last; nil: nothing was seen
 	failure     error         // ARM's; it is reported
 }
 
@@ -213,12 +214,14 @@ func (p *pass) say(ctx context.Context) error {
 		Record: p.record, Needs: needs, Wrote: func(shown *v1.AzureAssignedIdentity) { p.observe.Wrote(p.ref, shown) }, Seen: p.seen, Quarantine: p.quarantine, Unconfirmed: p.unconfirmed, Err: p.failure,
 		Underway: p.underway, Unasked: p.unasked && p.failure == nil, Operation: p.operation, RetryAfter: p.keepOff, RetryScope: p.keepScope,
 	}
+	p.said = nil
 	if p.seen != nil {
 		snapshot, err := p.snapshot(ctx, needs)
 		if err != nil {
 			return err
 		}
 		planned := plan.Compute(snapshot, p.policy())
+		p.said = &planned
 		outcome.There, outcome.Pending, outcome.Estranged = planned.There, planned.Pending, planned.Estranged
 	}
 	return p.report.Report(ctx, outcome)
@@ -244,7 +247,9 @@ func (p *pass) result(ctx context.Context, failure error) (reconcile.Result, err
 	case failure != nil || errSay != nil:
 		return reconcile.Result{}, errors.Join(failure, errSay)
 	}
-	return reconcile.Result{RequeueAfter: p.rest()}, nil
+	rest := p.rest()
+	p.settle(rest)
+	return reconcile.Result{RequeueAfter: rest}, nil
 }
 
 // forget drops the record of a resource that ARM does not know and no pod needs.

@@ -20,8 +20,9 @@ type views struct {
 }
 
 type view struct {
-	seen compute.Identities
-	at   time.Time
+	seen    compute.Identities
+	at      time.Time
+	settled *settled // nil: there was something to do
 }
 
 // newViews returns views that are older than no look without a cause.
@@ -48,6 +49,31 @@ func (v *views) set(ref compute.Ref, last view) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.last[ref] = last
+}
+
+// settle keeps how a pass has left a resource that is remembered.
+func (v *views) settle(ref compute.Ref, how *settled) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if last, ok := v.last[ref]; ok {
+		last.settled = how
+		v.last[ref] = last
+	}
+}
+
+// unsettle returns and forgets how a pass has left the resource; nil if there was
+// something to do, or it is too long ago.
+func (v *views) unsettle(ref compute.Ref) *settled {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	last, ok := v.last[ref]
+	if !ok {
+		return nil
+	}
+	how := last.settled
+	last.settled = nil
+	v.last[ref] = last
+	return how
 }
 
 func (v *views) forget(ref compute.Ref) {

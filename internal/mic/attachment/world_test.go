@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -160,7 +161,12 @@ func (w *world) lead(t *testing.T) (stop func()) {
 	for _, id := range w.resources {
 		queue.Add(refOf(t, id))
 	}
+	watcher, err := w.kube.Watch(ctx, &v1.AzureAssignedIdentityList{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var running sync.WaitGroup
+	running.Go(func() { follow(ctx, watcher, w.reconciler) })
 	for range workers {
 		running.Go(func() {
 			for w.work(ctx, queue, w.reconciler) {
@@ -169,8 +175,18 @@ func (w *world) lead(t *testing.T) (stop func()) {
 	}
 	return func() {
 		cancel()
+		watcher.Stop()
 		queue.ShutDown()
 		running.Wait()
+	}
+}
+
+// follow tells the reconciler of what the watch shows.
+func follow(ctx context.Context, watcher watch.Interface, r *attachment.Reconciler) {
+	for e := range watcher.ResultChan() {
+		if a, ok := e.Object.(*v1.AzureAssignedIdentity); ok {
+			r.Changed(ctx, a)
+		}
 	}
 }
 

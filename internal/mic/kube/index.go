@@ -198,6 +198,9 @@ func (l Lookup) PodsWith(ctx context.Context, selector string) ([]*corev1.Pod, e
 
 // Assignment returns an assignment by its own name, or nil if there is none.
 func (l Lookup) Assignment(ctx context.Context, namespace, name string) (*v1.AzureAssignedIdentity, error) {
+	if l.Shared != nil {
+		return byKey[*v1.AzureAssignedIdentity](l.Shared.assignments, namespace+"/"+name)
+	}
 	var out v1.AzureAssignedIdentity
 	found, err := l.get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &out)
 	if !found {
@@ -239,6 +242,9 @@ func (l Lookup) AssignmentsOn(ctx context.Context, nodes ...string) (out []*v1.A
 
 // Node returns a node, or nil if there is none.
 func (l Lookup) Node(ctx context.Context, name string) (*corev1.Node, error) {
+	if l.Shared != nil {
+		return byKey[*corev1.Node](l.Shared.nodes, name)
+	}
 	var out corev1.Node
 	found, err := l.get(ctx, client.ObjectKey{Name: name}, &out)
 	if !found {
@@ -262,6 +268,16 @@ func (l Lookup) Attachments(ctx context.Context) ([]*v1.AzureIdentityAttachment,
 	var list v1.AzureIdentityAttachmentList
 	err := l.list(ctx, &list)
 	return pointers(list.Items), err
+}
+
+// Attachment returns an AzureIdentityAttachment, or nil if there is none.
+func (l Lookup) Attachment(ctx context.Context, key client.ObjectKey) (*v1.AzureIdentityAttachment, error) {
+	var out v1.AzureIdentityAttachment
+	found, err := l.get(ctx, key, &out)
+	if !found {
+		return nil, err
+	}
+	return &out, nil
 }
 
 // Naming returns the AzureIdentities that name a managed identity.

@@ -73,3 +73,16 @@ func find[T client.Object](found []T, indexer toolscache.Indexer, index, key str
 	}
 	return found, nil
 }
+
+// byKey returns the object of a key, which is namespace/name, or the name alone;
+// nil if there is none.
+func byKey[T client.Object](indexer toolscache.Indexer, key string) (out T, err error) {
+	object, found, err := indexer.GetByKey(key)
+	if err != nil {
+		return out, fmt.Errorf("looking up %s: %w", key, err)
+	}
+	if found {
+		out, _ = object.(T)
+	}
+	return out, nil
+}

@@ -3,14 +3,12 @@ package observe
 import (
 	"context"
 	"slices"
-	"sync"
 
-	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
-	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
 // Need is an assignment that needs a managed identity on a resource. The object
@@ -23,8 +21,60 @@ type Need struct {
 	Behind bool
 }
 
-// Needs returns the assignments that need a managed identity on the resource.
+// Changes are what became of the needs of a resource since they were last read.
+type Changes struct {
+	// Needs are those of the assignments that have changed, or are new.
+	Needs []Need
+	// Unneeded are the identities whose last assignment is gone.
+	Unneeded []armid.ID
+}
+
+// Needs returns the assignments that need a managed identity on the resource. All
+// of them are looked up once; after that those only that [Observer.Changed] named,
+// until [Observer.Doubt]. One resource's needs are read by one at a time.
 func (o *Observer) Needs(ctx context.Context, ref compute.Ref) ([]Need, error) {
+	noted, whole, epoch := o.memory.take(ref)
+	if whole {
+		if _, err := o.update(ctx, ref, noted); err != nil {
+			return nil, err
+		}
+		return o.memory.needs(ref), nil
+	}
+	assignments, err := o.all(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return o.memory.replace(ref, epoch, assignments), nil
+}
+
+// Changes returns what has changed since the needs were last read, by this or by
+// [Observer.Needs]; false if that is not known.
+func (o *Observer) Changes(ctx context.Context, ref compute.Ref) (changes Changes, known bool, err error) {
+	if !o.memory.knows(ref) {
+		return Changes{}, false, nil
+	}
+	noted, whole, _ := o.memory.take(ref)
+	if !whole {
+		return Changes{}, false, nil
+	}
+	changes, err = o.update(ctx, ref, noted)
+	return changes, err == nil, err
+}
+
+// Changed says that an assignment of the resource was made, changed or deleted,
+// after the cache has shown it.
+func (o *Observer) Changed(ref compute.Ref, key client.ObjectKey) { o.memory.note(ref, key) }
+
+// Doubt says that the nodes of the resource may be others now.
+func (o *Observer) Doubt(ref compute.Ref) { o.memory.doubt(ref) }
+
+// Wrote notes that an assignment was changed since the cache showed it.
+func (o *Observer) Wrote(ref compute.Ref, shown *v1.AzureAssignedIdentity) {
+	o.memory.wrote(ref, shown)
+}
+
+// all looks up the assignments of the resource's nodes.
+func (o *Observer) all(ctx context.Context, ref compute.Ref) ([]*v1.AzureAssignedIdentity, error) {
 	nodes, err := o.Lookup.NodesOf(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -33,16 +83,40 @@ func (o *Observer) Needs(ctx context.Context, ref compute.Ref) ([]Need, error) {
 	for _, node := range nodes {
 		names = append(names, node.Name)
 	}
-	assignments, err := o.Lookup.AssignmentsOn(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	return o.memory.read(ref, assignments), nil
+	return o.Lookup.AssignmentsOn(ctx, names...)
 }
 
-// Wrote notes that an assignment was changed since the cache showed it.
-func (o *Observer) Wrote(ref compute.Ref, shown *v1.AzureAssignedIdentity) {
-	o.memory.wrote(ref, shown)
+// update reads the assignments again that were noted.
+func (o *Observer) update(ctx context.Context, ref compute.Ref, noted []client.ObjectKey) (Changes, error) {
+	if len(noted) == 0 {
+		return Changes{}, nil
+	}
+	changed := make(map[client.ObjectKey]*v1.AzureAssignedIdentity, len(noted))
+	for _, key := range noted {
+		assignment, err := o.one(ctx, ref, key)
+		if err != nil {
+			o.Doubt(ref) // they are not noted any more
+			return Changes{}, err
+		}
+		changed[key] = assignment
+	}
+	return o.memory.update(ref, changed), nil
+}
+
+// one looks up an assignment; nil if there is none on the resource's nodes.
+func (o *Observer) one(ctx context.Context, ref compute.Ref, key client.ObjectKey) (*v1.AzureAssignedIdentity, error) {
+	assignment, err := o.Lookup.Assignment(ctx, key.Namespace, key.Name)
+	if assignment == nil {
+		return nil, err
+	}
+	node, err := o.Lookup.Node(ctx, assignment.Spec.NodeName)
+	if node == nil {
+		return nil, err
+	}
+	if on, err := compute.ParseProviderID(node.Spec.ProviderID); err != nil || on != ref {
+		return nil, nil //nolint:nilerr,nilnil // of another resource, or of none
+	}
+	return assignment, nil
 }
 
 // Wanted returns the distinct identities that are needed.
@@ -57,74 +131,4 @@ func Wanted(needs []Need) []armid.ID {
 	}
 	slices.SortFunc(out, armid.ID.Compare)
 	return out
-}
-
-// memory spares reading again what has not changed: a scale set has thousands of
-// assignments, and a pod that comes changes one. It is safe for concurrent use.
-type memory struct {
-	mu sync.Mutex
-	of map[compute.Ref]map[types.UID]reading // protected by mu
-}
-
-// reading is what one version of an assignment says.
-type reading struct {
-	version string
-	id      armid.ID
-	needed  bool
-	behind  bool
-}
-
-func (m *memory) read(ref compute.Ref, assignments []*v1.AzureAssignedIdentity) []Need {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	readings := m.readings(ref)
-	out := make([]Need, 0, len(assignments))
-	for _, a := range assignments {
-		said, known := readings[a.UID]
-		if !known || said.version != a.ResourceVersion {
-			said = reading{version: a.ResourceVersion}
-			said.id, said.needed = kube.ManagedIdentity(a)
-			readings[a.UID] = said
-		}
-		if said.needed {
-			out = append(out, Need{ID: said.id, Assignment: a, Behind: said.behind})
-		}
-	}
-	if len(readings) > len(assignments) || len(assignments) == 0 {
-		m.forget(ref, assignments)
-	}
-	return out
-}
-
-// readings returns what is known of a resource. The caller holds mu.
-func (m *memory) readings(ref compute.Ref) map[types.UID]reading {
-	if m.of == nil {
-		m.of = map[compute.Ref]map[types.UID]reading{}
-	}
-	if m.of[ref] == nil {
-		m.of[ref] = map[types.UID]reading{}
-	}
-	return m.of[ref]
-}
-
-// forget drops what is known of others than these. The caller holds mu.
-func (m *memory) forget(ref compute.Ref, but []*v1.AzureAssignedIdentity) {
-	if len(but) == 0 {
-		delete(m.of, ref)
-		return
-	}
-	kept := make(map[types.UID]reading, len(but))
-	for _, a := range but {
-		kept[a.UID] = m.of[ref][a.UID]
-	}
-	m.of[ref] = kept
-}
-
-func (m *memory) wrote(ref compute.Ref, shown *v1.AzureAssignedIdentity) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if said, known := m.of[ref][shown.UID]; known && said.version == shown.ResourceVersion {
-		said.behind = true
-		m.of[ref][shown.UID] = said
-	}
 }

@@ -126,9 +126,18 @@ func (v verdict) isSaid(a *v1.AzureAssignedIdentity) bool {
 // suspectMessage is said of an identity that may have to do with a refusal.
 const suspectMessage = "Azure refused a request with this identity among others and did not say which it refuses; the controller is finding out"
 
+// isThere is said of an identity that can be used.
+func isThere() verdict {
+	return verdict{assigned: true, reason: v1.ReasonAssigned, message: "the identity is on the node's virtual machine or scale set"}
+}
+
+// SaysThere reports whether an assignment says already that its identity can be
+// used.
+func SaysThere(a *v1.AzureAssignedIdentity) bool { return isThere().isSaid(a) }
+
 func (o Outcome) verdict(id armid.ID) verdict {
 	if slices.Contains(o.There, id) {
-		return verdict{assigned: true, reason: v1.ReasonAssigned, message: "the identity is on the node's virtual machine or scale set"}
+		return isThere()
 	}
 	if refusal, refused := o.Quarantine.Refused[id]; refused {
 		return verdict{reason: refusal.Reason, message: refusal.Message}
