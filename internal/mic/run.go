@@ -136,7 +136,7 @@ func (c config) register(ctx context.Context, mgr manager.Manager, recorder *eve
 		ReconcileInterval: c.ReconcileInterval, Adopt: c.AdoptAssigned, Assigned: attached.assigned, Watchdog: dog,
 	})
 	assignments := assignment.NewReconciler(assignment.Options{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
+		Client: mgr.GetClient(), Shared: shared, Live: mgr.GetAPIReader(), Events: recorder, Namespaced: c.namespaced, Observe: metrics.write,
 		Begin: attachments.WaitAdopted, Watchdog: dog,
 	})
 	return errors.Join(

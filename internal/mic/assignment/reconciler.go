@@ -25,10 +25,12 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs/watchdog"
 )
 
-// Options are what a [Reconciler] works with; all but Observe, Begin and Watchdog are
+// Options are what a [Reconciler] works with; all but Shared, Observe, Begin and Watchdog are
 // needed.
 type Options struct {
 	Client client.Client
+	// Shared, if set, is of the Client's cache.
+	Shared *kube.Shared
 	// Live reads from the API server itself.
 	Live   client.Reader
 	Events *events.Recorder
@@ -60,7 +62,7 @@ type Reconciler struct {
 // NewReconciler returns a Reconciler.
 func NewReconciler(o Options) *Reconciler {
 	r := &Reconciler{
-		client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client}, events: o.Events,
+		client: o.Client, live: o.Live, lookup: kube.Lookup{Reader: o.Client, Shared: o.Shared}, events: o.Events,
 		namespaced: o.Namespaced, written: o.Observe, watchdog: o.Watchdog,
 	}
 	if r.written == nil {

@@ -285,7 +285,7 @@ func (w *world) Do(r *http.Request) (*http.Response, error) {
 
 // swallow takes Events.
 func swallow(writer http.ResponseWriter, r *http.Request) {
-	writer.Header().Set("Content-Type", "application/json")
+	writer.Header().Set("Content-Type", r.Header.Get("Content-Type"))
 	writer.WriteHeader(http.StatusCreated)
 	_, _ = io.Copy(writer, r.Body)
 }

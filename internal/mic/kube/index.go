@@ -34,7 +34,7 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		name   string
 		keys   client.IndexerFunc
 	}{
-		{&corev1.Pod{}, bySelector, of(func(p *corev1.Pod) []string { return some(p.Labels[v1.PodLabel]) })},
+		{&corev1.Pod{}, bySelector, of(selectorOf)},
 		{&v1.AzureIdentityBinding{}, bySelector, of(Selectors)},
 		{&v1.AzureIdentityBinding{}, byIdentity, of(func(b *v1.AzureIdentityBinding) []string {
 			var out []string
@@ -43,7 +43,7 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			}
 			return out
 		})},
-		{&v1.AzureAssignedIdentity{}, byPod, of(func(a *v1.AzureAssignedIdentity) []string { return some(PodOf(a).String()) })},
+		{&v1.AzureAssignedIdentity{}, byPod, of(podOf)},
 		{&v1.AzureAssignedIdentity{}, byNode, of(nodeOf)},
 		{&corev1.Node{}, byRef, of(refOf)},
 		{&v1.AzureIdentity{}, byResource, of(resourceOf)},
@@ -65,6 +65,10 @@ func of[T client.Object](keys func(T) []string) client.IndexerFunc {
 		return keys(typed)
 	}
 }
+
+func selectorOf(p *corev1.Pod) []string { return some(p.Labels[v1.PodLabel]) }
+
+func podOf(a *v1.AzureAssignedIdentity) []string { return some(PodOf(a).String()) }
 
 func nodeOf(a *v1.AzureAssignedIdentity) []string { return some(a.Spec.NodeName) }
 
@@ -157,6 +161,9 @@ type Lookup struct {
 
 // Bindings returns the bindings that may have the selector.
 func (l Lookup) Bindings(ctx context.Context, selector string) ([]*v1.AzureIdentityBinding, error) {
+	if l.Shared != nil {
+		return find[*v1.AzureIdentityBinding](nil, l.Shared.bindings, bySelector, selector)
+	}
 	var list v1.AzureIdentityBindingList
 	err := l.list(ctx, &list, client.MatchingFields{bySelector: selector})
 	return pointers(list.Items), err
@@ -171,6 +178,9 @@ func (l Lookup) BindingsOf(ctx context.Context, key identity.Key) ([]*v1.AzureId
 
 // Identity returns an AzureIdentity, or nil if there is none.
 func (l Lookup) Identity(ctx context.Context, key identity.Key) (*v1.AzureIdentity, error) {
+	if l.Shared != nil {
+		return byKey[*v1.AzureIdentity](l.Shared.identities, key.String())
+	}
 	var out v1.AzureIdentity
 	found, err := l.get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: key.Name}, &out)
 	if !found {
@@ -181,6 +191,9 @@ func (l Lookup) Identity(ctx context.Context, key identity.Key) (*v1.AzureIdenti
 
 // Pod returns a pod with the label, or nil if there is none.
 func (l Lookup) Pod(ctx context.Context, key identity.Key) (*corev1.Pod, error) {
+	if l.Shared != nil {
+		return byKey[*corev1.Pod](l.Shared.pods, key.String())
+	}
 	var out corev1.Pod
 	found, err := l.get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: key.Name}, &out)
 	if !found {
@@ -191,6 +204,9 @@ func (l Lookup) Pod(ctx context.Context, key identity.Key) (*corev1.Pod, error) 
 
 // PodsWith returns the pods with a value of the label.
 func (l Lookup) PodsWith(ctx context.Context, selector string) ([]*corev1.Pod, error) {
+	if l.Shared != nil {
+		return find[*corev1.Pod](nil, l.Shared.pods, bySelector, selector)
+	}
 	var list corev1.PodList
 	err := l.list(ctx, &list, client.MatchingFields{bySelector: selector})
 	return pointers(list.Items), err
@@ -218,6 +234,9 @@ func (l Lookup) Assignments(ctx context.Context) ([]*v1.AzureAssignedIdentity, e
 
 // AssignmentsOf returns a pod's assignments, in every namespace.
 func (l Lookup) AssignmentsOf(ctx context.Context, pod identity.Key) ([]*v1.AzureAssignedIdentity, error) {
+	if l.Shared != nil {
+		return find[*v1.AzureAssignedIdentity](nil, l.Shared.assignments, byPod, pod.String())
+	}
 	var list v1.AzureAssignedIdentityList
 	err := l.list(ctx, &list, client.MatchingFields{byPod: pod.String()})
 	return pointers(list.Items), err

@@ -12,11 +12,12 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 )
 
-// Shared finds the cache's own objects by the indexes that every pass over a scale
-// set asks, once for each of its nodes and identities. A list of the client's
-// copies each object and costs more than all that a pass does with them.
+// Shared finds the cache's own objects, by their keys and by the indexes that every
+// pass over a scale set asks, once for each of its nodes and identities, and every
+// look at a pod. The client copies each object, or what it lists them in, and costs
+// more than all that is done with them.
 type Shared struct {
-	nodes, assignments, identities toolscache.Indexer
+	nodes, pods, assignments, identities, bindings toolscache.Indexer
 }
 
 // NewShared adds its indexes to the cache. It must be called once, before the
@@ -30,7 +31,10 @@ func NewShared(ctx context.Context, informers cache.Informers) (*Shared, error) 
 		keys   client.IndexerFunc
 	}{
 		{&out.nodes, &corev1.Node{}, byRef, of(refOf)},
+		{&out.pods, &corev1.Pod{}, bySelector, of(selectorOf)},
 		{&out.assignments, &v1.AzureAssignedIdentity{}, byNode, of(nodeOf)},
+		{&out.assignments, &v1.AzureAssignedIdentity{}, byPod, of(podOf)},
+		{&out.bindings, &v1.AzureIdentityBinding{}, bySelector, of(Selectors)},
 		{&out.identities, &v1.AzureIdentity{}, byResource, of(resourceOf)},
 	} {
 		indexer, err := share(ctx, informers, index.object, toolscache.Indexers{index.name: func(object any) ([]string, error) {

@@ -18,6 +18,7 @@ import (
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/identity"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
@@ -50,9 +51,16 @@ func few() []client.Object {
 		for pod := range 3 {
 			out = append(out, &v1.AzureAssignedIdentity{
 				ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprint("ns-", pod%2), Name: fmt.Sprintf("%s-%d", node, pod)},
-				Spec:       v1.AzureAssignedIdentitySpec{NodeName: node},
+				Spec:       v1.AzureAssignedIdentitySpec{NodeName: node, PodNamespace: "apps", Pod: fmt.Sprint("pod-", pod)},
 			})
 		}
+	}
+	for i := range 3 {
+		selector := fmt.Sprint("selector-", i%2)
+		out = append(out,
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: fmt.Sprint("pod-", i), Labels: map[string]string{v1.PodLabel: selector}}},
+			&v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: fmt.Sprint("binding-", i)}, Spec: v1.AzureIdentityBindingSpec{Selector: selector, LegacySelector: "both"}},
+		)
 	}
 	for i, spelling := range []string{"one", "ONE", "two"} {
 		out = append(out, &v1.AzureIdentity{
@@ -90,6 +98,40 @@ func TestSharedFindsWhatTheClientDoes(t *testing.T) {
 		id, err := armid.Parse(identities + name)
 		must(t, err)
 		same(t, want, func(l kube.Lookup) ([]*v1.AzureIdentity, error) { return l.Naming(t.Context(), id) }, slow, fast)
+	}
+	for selector, want := range map[string]int{"selector-0": 2, "selector-1": 1, "both": 3, "": 0} {
+		same(t, want, func(l kube.Lookup) ([]*v1.AzureIdentityBinding, error) { return l.Bindings(t.Context(), selector) }, slow, fast)
+		same(t, want%3, func(l kube.Lookup) ([]*corev1.Pod, error) { return l.PodsWith(t.Context(), selector) }, slow, fast)
+	}
+	for name, want := range map[string]int{"pod-0": 1, "pod-9": 0} {
+		key := identity.Key{Namespace: "apps", Name: name}
+		same(t, 4*want, func(l kube.Lookup) ([]*v1.AzureAssignedIdentity, error) { return l.AssignmentsOf(t.Context(), key) }, slow, fast)
+		same(t, want, one(func(l kube.Lookup) (*corev1.Pod, error) { return l.Pod(t.Context(), key) }), slow, fast)
+	}
+	for name, want := range map[string]int{"node-0": 1, "node-9": 0} {
+		same(t, want, one(func(l kube.Lookup) (*corev1.Node, error) { return l.Node(t.Context(), name) }), slow, fast)
+		same(t, want, one(func(l kube.Lookup) (*v1.AzureAssignedIdentity, error) {
+			return l.Assignment(t.Context(), "ns-0", name+"-0")
+		}), slow, fast)
+	}
+	for name, want := range map[string]int{"broken": 1, "missing": 0} {
+		same(t, want, one(func(l kube.Lookup) (*v1.AzureIdentity, error) {
+			return l.Identity(t.Context(), identity.Key{Namespace: "ns", Name: name})
+		}), slow, fast)
+	}
+}
+
+// one is a look for a single object, which is nil if there is none.
+func one[T any, P interface {
+	*T
+	client.Object
+}](look func(kube.Lookup) (P, error)) func(kube.Lookup) ([]P, error) {
+	return func(l kube.Lookup) ([]P, error) {
+		object, err := look(l)
+		if object == nil {
+			return nil, err
+		}
+		return []P{object}, err
 	}
 }
 

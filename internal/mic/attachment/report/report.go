@@ -6,6 +6,7 @@ package report
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -237,7 +239,11 @@ func (r *Reporter) say(ctx context.Context, a *v1.AzureAssignedIdentity, said ve
 	updated := a.DeepCopy()
 	updated.Status.Status = said.state()
 	meta.SetStatusCondition(&updated.Status.Conditions, said.condition())
-	err = r.Client.Patch(ctx, updated, client.MergeFromWithOptions(a, client.MergeFromWithOptimisticLock{}))
+	patch, err := statusPatch(a, updated.Status)
+	if err != nil {
+		return false, err
+	}
+	err = r.Client.Patch(ctx, updated, patch)
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -246,6 +252,28 @@ func (r *Reporter) say(ctx context.Context, a *v1.AzureAssignedIdentity, said ve
 	}
 	r.tell(ctx, a, said)
 	return updated.ResourceVersion != a.ResourceVersion, nil
+}
+
+// statusPatch says the state and the conditions of an assignment, unless it has
+// changed since it was read. It is made without a comparison of all that the
+// assignment says, since nothing else differs.
+func statusPatch(read *v1.AzureAssignedIdentity, status v1.AzureAssignedIdentityStatus) (client.Patch, error) {
+	var out struct {
+		Metadata struct {
+			ResourceVersion string `json:"resourceVersion"`
+		} `json:"metadata"`
+		Status struct {
+			Status     string             `json:"status"`
+			Conditions []metav1.Condition `json:"conditions"`
+		} `json:"status"`
+	}
+	out.Metadata.ResourceVersion = read.ResourceVersion
+	out.Status.Status, out.Status.Conditions = status.Status, status.Conditions
+	data, err := json.Marshal(out)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the state of assignment %s: %w", client.ObjectKeyFromObject(read), err)
+	}
+	return client.RawPatch(types.MergePatchType, data), nil
 }
 
 func (r *Reporter) tell(ctx context.Context, a *v1.AzureAssignedIdentity, said verdict) {
