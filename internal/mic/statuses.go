@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/report"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/events"
 )
 
@@ -22,11 +23,10 @@ type statusWriter struct {
 // Patch patches, and tells if that fails.
 func (w statusWriter) Patch(ctx context.Context, object client.Object, patch client.Patch, options ...client.PatchOption) error {
 	err := w.Client.Patch(ctx, object, patch, options...)
-	assigned, ok := object.(*v1.AzureAssignedIdentity)
-	if err == nil || !ok || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled) {
+	if err == nil || object.GetObjectKind().GroupVersionKind() != v1.GroupVersion.WithKind(report.AssignmentKind) || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	w.failed()
-	w.events.Warn(events.Assigned(assigned), "", events.StatusUpdateError, err.Error())
+	w.events.Warn(events.Assigned(object), "", events.StatusUpdateError, err.Error())
 	return err
 }

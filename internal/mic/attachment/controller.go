@@ -73,33 +73,40 @@ func (r *Reconciler) add(q queue, ref compute.Ref) {
 func (r *Reconciler) onAssignment() handler.TypedEventHandler[*v1.AzureAssignedIdentity, compute.Ref] {
 	return handler.TypedFuncs[*v1.AzureAssignedIdentity, compute.Ref]{
 		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[*v1.AzureAssignedIdentity], q queue) {
-			r.changed(ctx, e.Object)
-			r.addNode(ctx, q, e.Object.Spec.NodeName)
+			if ref, ok := r.changed(ctx, e.Object); ok {
+				r.add(q, ref)
+			}
 		},
 		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[*v1.AzureAssignedIdentity], q queue) {
-			r.changed(ctx, e.ObjectOld)
-			r.changed(ctx, e.ObjectNew)
-			if !matters(e.ObjectOld, e.ObjectNew) {
-				return
+			versions := []*v1.AzureAssignedIdentity{e.ObjectNew}
+			if e.ObjectOld.Spec.NodeName != e.ObjectNew.Spec.NodeName {
+				versions = append(versions, e.ObjectOld)
 			}
-			r.addNode(ctx, q, e.ObjectOld.Spec.NodeName)
-			r.addNode(ctx, q, e.ObjectNew.Spec.NodeName)
+			for _, version := range versions {
+				if ref, ok := r.changed(ctx, version); ok && matters(e.ObjectOld, e.ObjectNew) {
+					r.add(q, ref)
+				}
+			}
 		},
 		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[*v1.AzureAssignedIdentity], q queue) {
-			r.changed(ctx, e.Object)
-			if !r.addNode(ctx, q, e.Object.Spec.NodeName) {
+			if ref, ok := r.changed(ctx, e.Object); ok {
+				r.add(q, ref)
+			} else {
 				r.addRecorded(ctx, q) // the node went first: it may have been any of them
 			}
 		},
 	}
 }
 
-// changed has the assignment looked at again by the next pass over its node's
-// resource, before that is queued.
-func (r *Reconciler) changed(ctx context.Context, a *v1.AzureAssignedIdentity) {
-	if ref, ok := r.placeOf(ctx, a.Spec.NodeName); ok {
+// changed has the next pass over the resource of the assignment's node look at the
+// assignment again. The resource is to be queued after that; false if the node has
+// and had none.
+func (r *Reconciler) changed(ctx context.Context, a *v1.AzureAssignedIdentity) (compute.Ref, bool) {
+	ref, ok := r.placeOf(ctx, a.Spec.NodeName)
+	if ok {
 		r.observe.Changed(ref, client.ObjectKeyFromObject(a))
 	}
+	return ref, ok
 }
 
 // matters reports whether an update changes what is wanted, or takes back what
@@ -184,15 +191,6 @@ func (r *Reconciler) addRecord(q queue, record *v1.AzureIdentityAttachment) {
 	}
 }
 
-// addNode queues a node's resource, and reports whether the node has or had one.
-func (r *Reconciler) addNode(ctx context.Context, q queue, name string) bool {
-	ref, ok := r.placeOf(ctx, name)
-	if ok {
-		r.add(q, ref)
-	}
-	return ok
-}
-
 func (r *Reconciler) addRecorded(ctx context.Context, q queue) {
 	records, err := r.lookup.Attachments(ctx)
 	if err != nil {
@@ -215,6 +213,6 @@ func (r *Reconciler) registerUnplaced(mgr manager.Manager) error {
 	cache := mgr.GetCache()
 	return errors.Join(
 		c.Watch(source.Kind(cache, &corev1.Node{}, &handler.TypedEnqueueRequestForObject[*corev1.Node]{}, nodeMoved())),
-		c.Watch(source.Kind(cache, &v1.AzureAssignedIdentity{}, kube.Touched(nodeOfAssignment))),
+		c.Watch(source.Kind(cache, &v1.AzureAssignedIdentity{}, kube.Touched(r.unplacedNode))),
 	)
 }

@@ -7,4 +7,6 @@ import (
 )
 
 // Changed tells the reconciler of an assignment as the watch does.
-func (r *Reconciler) Changed(ctx context.Context, a *v1.AzureAssignedIdentity) { r.changed(ctx, a) }
+func (r *Reconciler) Changed(ctx context.Context, a *v1.AzureAssignedIdentity) {
+	_, _ = r.changed(ctx, a)
+}

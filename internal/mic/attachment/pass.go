@@ -39,16 +39,17 @@ type pass struct {
 	operation   *v1.ARMOperation
 	underway    bool // a patch is about to be sent
 	wait        bool
-	keepOff     *metav1.Time  // until when ARM asked to wait
-	keepScope   v1.RetryScope // with what
-	paused      time.Duration // when to come back, since a pause has not ended
-	unasked     bool          // a request was not sent, to keep under ARM's limits
-	busy        bool          // ARM has said that somebody else's operation runs
-	inUse       bool          // pods need identities of it, or some of it are ours
-	again       time.Time     // when a refused identity is to be tried; zero: never
-	gone        bool          // ARM does not know the resource
-	said        *plan.Plan    // what was reported last; nil: nothing was seen
-	failure     error         // ARM's; it is reported
+	keepOff     *metav1.Time             // until when ARM asked to wait
+	keepScope   v1.RetryScope            // with what
+	paused      time.Duration            // when to come back, since a pause has not ended
+	unasked     bool                     // a request was not sent, to keep under ARM's limits
+	busy        bool                     // ARM has said that somebody else's operation runs
+	inUse       bool                     // pods need identities of it, or some of it are ours
+	again       time.Time                // when a refused identity is to be tried; zero: never
+	gone        bool                     // ARM does not know the resource
+	said        *plan.Plan               // what was reported last; nil: nothing was seen
+	named       map[armid.ID]plan.Naming // as said was decided by
+	failure     error                    // ARM's; it is reported
 }
 
 // newPass takes up what the passes before have written.
@@ -221,7 +222,7 @@ func (p *pass) say(ctx context.Context) error {
 			return err
 		}
 		planned := plan.Compute(snapshot, p.policy())
-		p.said = &planned
+		p.said, p.named = &planned, snapshot.Named
 		outcome.There, outcome.Pending, outcome.Estranged = planned.There, planned.Pending, planned.Estranged
 	}
 	return p.report.Report(ctx, outcome)

@@ -150,8 +150,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, ref compute.Ref) (reconcile.
 	if err := r.keepWaits(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
-	if rest, quiet, err := r.quiet(ctx, ref); quiet || err != nil {
-		return reconcile.Result{RequeueAfter: rest}, err
+	if result, done, err := r.brief(ctx, ref); done || err != nil {
+		return result, err
 	}
 	record, err := r.observe.Record(ctx, ref)
 	if err != nil {

@@ -2,10 +2,13 @@ package attachment
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armid"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/compute"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/attachment/observe"
@@ -14,14 +17,15 @@ import (
 )
 
 // settled is how a whole pass has left a resource to which nothing is to be done.
-// For as long as what it was decided by stays the same, the next pass has to look
-// at the assignments only that have changed, and if those need nothing either, at
-// nothing else. More than to leave things alone is never decided by it: before
-// anything is written, a whole pass reads the record from the API server itself.
+// While all that it was decided by stays as it was, another whole pass would come
+// to the same, and only the assignments are looked at that have changed since. Of
+// those that need what is there, that is said, once the API server itself has
+// shown that the record is the same. Whatever else there may be to do, a whole pass
+// finds.
 type settled struct {
-	record string            // the version of the record
-	there  map[armid.ID]bool // what pods need, which is all usable
-	back   time.Time         // when to look without a cause; zero is never
+	record string                   // the version of the record
+	there  map[armid.ID]plan.Naming // what pods need, which is all usable, and who names it
+	back   time.Time                // when to look without a cause; zero is never
 }
 
 // settle keeps how the pass leaves the resource, if it is all as it should be.
@@ -29,9 +33,9 @@ func (p *pass) settle(rest time.Duration) {
 	if !p.isSettled() {
 		return
 	}
-	out := &settled{record: p.record.ResourceVersion, there: make(map[armid.ID]bool, len(p.said.There))}
+	out := &settled{record: p.record.ResourceVersion, there: make(map[armid.ID]plan.Naming, len(p.said.There))}
 	for _, id := range p.said.There {
-		out.there[id] = true
+		out.there[id] = p.named[id]
 	}
 	if rest > 0 {
 		out.back = p.options.Now().Add(rest)
@@ -51,38 +55,88 @@ func complete(p plan.Plan) bool {
 	return p.Patch == nil && len(p.Pending)+len(p.Estranged) == 0
 }
 
-// quiet reports whether the resource is as the last whole pass left it, and what
-// has changed since needs nothing; and when to come back.
-func (r *Reconciler) quiet(ctx context.Context, ref compute.Ref) (rest time.Duration, quiet bool, err error) {
+// brief does what is to be done to a resource that is as the last whole pass left
+// it, and reports whether that is all.
+func (r *Reconciler) brief(ctx context.Context, ref compute.Ref) (result reconcile.Result, done bool, err error) {
 	now := r.options.Now()
 	if _, remembered := r.views.of(ref, now); !remembered {
 		r.observe.Doubt(ref) // with ARM, the cluster is looked at anew, too
 	}
 	last := r.views.unsettle(ref)
 	if last == nil {
-		return 0, false, nil
+		return reconcile.Result{}, false, nil
 	}
-	record, err := r.lookup.Attachment(ctx, client.ObjectKey{Namespace: r.options.Namespace, Name: observe.RecordName(ref)})
-	if err != nil || record == nil || record.ResourceVersion != last.record {
-		return 0, false, err
+	due, covered, err := r.due(ctx, ref, last)
+	if err != nil || !covered {
+		return reconcile.Result{}, false, err
 	}
-	changes, known, err := r.observe.Changes(ctx, ref)
-	if err != nil || !known || !last.covers(changes) {
-		return 0, false, err
+	if err := r.report.Report(ctx, r.good(ref, due)); outdated(err) {
+		return reconcile.Result{RequeueAfter: cacheLag}, true, nil
+	} else if err != nil {
+		return reconcile.Result{}, false, err
 	}
 	r.views.settle(ref, last)
 	if !last.back.IsZero() {
-		rest = max(last.back.Sub(now), cacheLag)
+		result.RequeueAfter = max(last.back.Sub(now), cacheLag)
 	}
-	return rest, true, nil
+	return result, true, nil
 }
 
-// covers reports whether the changes leave nothing to do or to say.
-func (s *settled) covers(changes observe.Changes) bool {
+// due returns the needs of which it is to be said that they are met, and whether
+// that is all that there is to do.
+func (r *Reconciler) due(ctx context.Context, ref compute.Ref, last *settled) (due []observe.Need, covered bool, err error) {
+	record, err := r.lookup.Attachment(ctx, client.ObjectKey{Namespace: r.options.Namespace, Name: observe.RecordName(ref)})
+	if err != nil || record == nil || record.ResourceVersion != last.record {
+		return nil, false, err
+	}
+	changes, known, err := r.observe.Changes(ctx, ref)
+	if err != nil || !known {
+		return nil, false, err
+	}
+	if due, covered = last.covers(changes); !covered || len(due) == 0 {
+		return nil, covered, nil
+	}
+	covered, err = r.stands(ctx, ref, last, due)
+	return due, covered, err
+}
+
+// covers reports whether the changes leave nothing to do but to say of some needs
+// that they are met, and of which.
+func (s *settled) covers(changes observe.Changes) (due []observe.Need, covered bool) {
 	for _, need := range changes.Needs {
-		if need.Behind || !s.there[need.ID] || !report.SaysThere(need.Assignment) {
-			return false
+		if _, there := s.there[need.ID]; !there || need.Behind {
+			return nil, false
+		}
+		if !report.SaysThere(need.Assignment) {
+			due = append(due, need)
 		}
 	}
-	return len(changes.Unneeded) == 0
+	return due, len(changes.Unneeded) == 0
+}
+
+// stands reports whether what was found is still true of the needs, as the API
+// server itself has the record.
+func (r *Reconciler) stands(ctx context.Context, ref compute.Ref, last *settled, due []observe.Need) (bool, error) {
+	record, err := r.observe.Record(ctx, ref)
+	if err != nil || record.ResourceVersion != last.record {
+		return false, err
+	}
+	named, err := r.observe.Named(ctx, observe.Wanted(due))
+	if err != nil {
+		return false, err
+	}
+	for id, now := range named {
+		if !slices.Equal(now.Objects, last.there[id].Objects) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// good is the outcome by which the needs are met.
+func (r *Reconciler) good(ref compute.Ref, met []observe.Need) report.Outcome {
+	return report.Outcome{
+		Needs: met, There: observe.Wanted(met),
+		Wrote: func(shown *v1.AzureAssignedIdentity) { r.observe.Wrote(ref, shown) },
+	}
 }

@@ -57,11 +57,19 @@ func unplaced(name string, node *corev1.Node) (v1.Reason, string) {
 	return "", ""
 }
 
-func nodeOfAssignment(_ context.Context, a *v1.AzureAssignedIdentity) []reconcile.Request {
-	if a.Spec.NodeName == "" {
+// unplacedNode is the node of an assignment that nothing can be attached for. A
+// node that ceases to be a virtual machine of Azure's has an event of its own.
+func (r *Reconciler) unplacedNode(ctx context.Context, a *v1.AzureAssignedIdentity) []reconcile.Request {
+	name := a.Spec.NodeName
+	if name == "" {
 		return nil
 	}
-	return []reconcile.Request{kube.Request(identity.Key{Name: a.Spec.NodeName})}
+	if node, err := r.lookup.Node(ctx, name); err == nil {
+		if reason, _ := unplaced(name, node); reason == "" {
+			return nil
+		}
+	}
+	return []reconcile.Request{kube.Request(identity.Key{Name: name})}
 }
 
 // nodeMoved drops the many updates of a node that change nothing here.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -109,8 +110,8 @@ func Identity(i *v1.AzureIdentity) *corev1.ObjectReference {
 }
 
 // Assigned refers to an AzureAssignedIdentity.
-func Assigned(a *v1.AzureAssignedIdentity) *corev1.ObjectReference {
-	return reference("AzureAssignedIdentity", a.Namespace, a.Name, a.UID)
+func Assigned(a metav1.Object) *corev1.ObjectReference {
+	return reference("AzureAssignedIdentity", a.GetNamespace(), a.GetName(), a.GetUID())
 }
 
 // Attachment refers to an AzureIdentityAttachment.

@@ -66,6 +66,10 @@ type Outcome struct {
 	RetryScope v1.RetryScope
 }
 
+// AssignmentKind is of what a Reporter patches, which it hands to its client as
+// metadata of that kind.
+const AssignmentKind = "AzureAssignedIdentity"
+
 // Reporter writes what an Outcome says.
 type Reporter struct {
 	Client client.Client
@@ -232,18 +236,21 @@ func (r *Reporter) Say(ctx context.Context, a *v1.AzureAssignedIdentity, reason 
 }
 
 // say reports whether the API server has another version of the assignment now.
-func (r *Reporter) say(ctx context.Context, a *v1.AzureAssignedIdentity, said verdict) (written bool, err error) {
+func (r *Reporter) say(ctx context.Context, a *v1.AzureAssignedIdentity, said verdict) (changed bool, err error) {
 	if said.isSaid(a) {
 		return false, nil
 	}
-	updated := a.DeepCopy()
-	updated.Status.Status = said.state()
-	meta.SetStatusCondition(&updated.Status.Conditions, said.condition())
-	patch, err := statusPatch(a, updated.Status)
+	status := a.Status.DeepCopy()
+	status.Status = said.state()
+	meta.SetStatusCondition(&status.Conditions, said.condition())
+	patch, err := statusPatch(a, status)
 	if err != nil {
 		return false, err
 	}
-	err = r.Client.Patch(ctx, updated, patch)
+	// Of the answer nothing counts but the version.
+	written := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: a.Namespace, Name: a.Name, UID: a.UID}}
+	written.SetGroupVersionKind(v1.GroupVersion.WithKind(AssignmentKind))
+	err = r.Client.Patch(ctx, written, patch)
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -251,13 +258,13 @@ func (r *Reporter) say(ctx context.Context, a *v1.AzureAssignedIdentity, said ve
 		return false, fmt.Errorf("writing the state of assignment %s: %w", client.ObjectKeyFromObject(a), err)
 	}
 	r.tell(ctx, a, said)
-	return updated.ResourceVersion != a.ResourceVersion, nil
+	return written.ResourceVersion != a.ResourceVersion, nil
 }
 
 // statusPatch says the state and the conditions of an assignment, unless it has
 // changed since it was read. It is made without a comparison of all that the
 // assignment says, since nothing else differs.
-func statusPatch(read *v1.AzureAssignedIdentity, status v1.AzureAssignedIdentityStatus) (client.Patch, error) {
+func statusPatch(read *v1.AzureAssignedIdentity, status *v1.AzureAssignedIdentityStatus) (client.Patch, error) {
 	var out struct {
 		Metadata struct {
 			ResourceVersion string `json:"resourceVersion"`
