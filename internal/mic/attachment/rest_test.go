@@ -176,3 +176,17 @@ func TestWaitAdopted(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestUnplacedNode: the controller of nodes without a resource is told of the
+// assignments on those only.
+func TestUnplacedNode(t *testing.T) {
+	c := newCalm(t)
+	must(t, c.cache.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}, Spec: corev1.NodeSpec{ProviderID: "gce://x"}}))
+	for node, want := range map[string]int{"node": 0, "": 0, "elsewhere": 1, "missing": 1} {
+		a := pod("a")
+		a.Spec.NodeName = node
+		if got := c.unplacedNode(t.Context(), a); len(got) != want || want > 0 && got[0].Name != node {
+			t.Errorf("%q: %v", node, got)
+		}
+	}
+}

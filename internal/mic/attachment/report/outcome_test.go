@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azure/armclient"
@@ -145,5 +147,39 @@ func TestUnconfirmed(t *testing.T) {
 	status.Unconfirmed = append(status.Unconfirmed, v1.UnconfirmedIdentity{ResourceID: "odd"})
 	if got := Unconfirmed(status); len(got) != 2 {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestStatusPatch: nothing but the state is written, and only to the version that
+// was read.
+func TestStatusPatch(t *testing.T) {
+	read := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "7", Labels: map[string]string{"kept": "by others"}}}
+	at := metav1.NewTime(time.Unix(1000, 0).UTC())
+	patch, err := statusPatch(read, &v1.AzureAssignedIdentityStatus{Status: "Assigned", Conditions: []metav1.Condition{{Type: "Ready", Status: "True", Reason: "Assigned", LastTransitionTime: at}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := patch.Data(nil)
+	if err != nil || patch.Type() != types.MergePatchType {
+		t.Fatalf("%s: %v", patch.Type(), err)
+	}
+	const want = `{"metadata":{"resourceVersion":"7"},"status":{"status":"Assigned","conditions":[{"type":"Ready","status":"True","lastTransitionTime":"1970-01-01T00:16:40Z","reason":"Assigned","message":""}]}}`
+	if diff := cmp.Diff(want, string(data)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSaysThere: what is written of an identity that is there is what is looked for.
+func TestSaysThere(t *testing.T) {
+	a := &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDAssigned}}
+	if SaysThere(a) {
+		t.Error("it has no condition")
+	}
+	a.Status.Conditions = []metav1.Condition{isThere().condition()}
+	if !SaysThere(a) {
+		t.Error("it is not found")
+	}
+	if a.Status.Status = v1.AssignedIDCreated; SaysThere(a) {
+		t.Error("it is Created")
 	}
 }
