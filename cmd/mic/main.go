@@ -15,10 +15,13 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
 
-// gcPercent is by how much memory may grow between two collections. What is kept
-// is small beside the memory that the chart grants, and half as many collections
-// are a tenth of all that an event costs.
-const gcPercent = 200
+// By how much memory may grow between two collections, and, in bytes, the total
+// from which on it may grow by less. What is kept is small beside what the chart
+// grants, and half as many collections are a tenth of all that an event costs.
+const (
+	gcPercent   = 200
+	memoryLimit = 448 << 20
+)
 
 func main() {
 	if err := run(); err != nil && !mic.IsHelp(err) {
@@ -40,10 +43,18 @@ func run() error {
 		return err
 	}
 	klog.SetSlogLogger(options.Logger)
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	collectRarely()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return mic.Run(ctx, options)
+}
+
+// collectRarely leaves what the runtime's own variables say as it is.
+func collectRarely() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 }
