@@ -6,21 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"k8s.io/klog/v2"
 
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
-)
-
-// By how much memory may grow between two collections, and, in bytes, the total
-// from which on it may grow by less. What is kept is small beside what the chart
-// grants, and half as many collections are a tenth of all that an event costs.
-const (
-	gcPercent   = 200
-	memoryLimit = 448 << 20
 )
 
 func main() {
@@ -43,18 +34,7 @@ func run() error {
 		return err
 	}
 	klog.SetSlogLogger(options.Logger)
-	collectRarely()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return mic.Run(ctx, options)
-}
-
-// collectRarely leaves what the runtime's own variables say as it is.
-func collectRarely() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
 }
