@@ -221,6 +221,9 @@ func testStandardWaits(t *testing.T, c *cluster) {
 	_, upstream := azure(t)
 	one, two, three := azureIdentity(ns, 1), azureIdentity(ns, 2), azureIdentity(ns, 3)
 	c.apply(one, two, three, azureBinding(ns, 1, "none-yet"), azureBinding(ns, 2, "created"), azureBinding(ns, 3, "gone"))
+	oldest := azureBinding(ns, 1, "x")
+	oldest.Name = "oldest"
+	c.apply(oldest)
 	c.pod(ns, "none-yet", "none-yet", "127.0.5.1")
 	c.apply(
 		assignment(c.pod(ns, "created", "created", "127.0.5.2"), two, v1.AssignedIDCreated),

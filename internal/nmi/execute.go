@@ -3,13 +3,13 @@ package nmi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/spf13/pflag"
 	"go.opentelemetry.io/otel"
 	"k8s.io/klog/v2"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/upkeep"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/uninstall"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
@@ -32,25 +32,25 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SortFlags = false
 	options.AddFlags(flags)
 	flags.Usage = func() {
-		sayf(stderr, "nmi serves the pods of a node. Instead, these do one thing (with --help they say which):\n%s  nmi %-14s %s\n\nFlags:\n%s", upkeep.Summary(), uninstall.Name, uninstall.Summary, flags.FlagUsages())
+		command.Sayf(stderr, "nmi serves the pods of a node. Instead, these do one thing (with --help they say which):\n%s  nmi %-14s %s\n\nFlags:\n%s", upkeep.Summary(), uninstall.Name, uninstall.Summary, flags.FlagUsages())
 	}
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return 0
 	case err != nil:
-		sayf(stderr, "reading the flags: %v (nmi --help lists them)\n", err)
+		command.Sayf(stderr, "reading the flags: %v (nmi --help lists them)\n", err)
 		return 2
 	case flags.NArg() > 0:
-		sayf(stderr, "unknown command %q (nmi --help lists commands and flags)\n", flags.Arg(0))
+		command.Sayf(stderr, "unknown command %q (nmi --help lists commands and flags)\n", flags.Arg(0))
 		return 2
 	case options.Version:
-		sayf(stdout, "NMI Version: %s\n", obs.Version())
+		command.Sayf(stdout, "NMI Version: %s\n", obs.Version())
 		return 0
 	}
 	log, err := options.logger()
 	if err != nil {
-		sayf(stderr, "nmi: reading the flags: %v\n", err)
+		command.Sayf(stderr, "nmi: reading the flags: %v\n", err)
 		return 1
 	}
 	// What the clients of Kubernetes and of the traces' collector have to say goes
@@ -59,12 +59,8 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	klog.SetSlogLogger(log)
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err) }))
 	if err := Run(ctx, options); err != nil {
-		sayf(stderr, "nmi: %v\n", err)
+		command.Sayf(stderr, "nmi: %v\n", err)
 		return 1
 	}
 	return 0
-}
-
-func sayf(w io.Writer, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, format, args...) // there is nowhere else to complain
 }

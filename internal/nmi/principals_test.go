@@ -288,10 +288,10 @@ func testResourceIDAlone(t *testing.T, c *cluster) {
 	ns := c.namespace("resource-id")
 	sim, upstream := azure(t)
 	id, none := azureIdentity(ns, 2), azureIdentity(ns, 3)
-	assigned, broken := assignment(c.pod(ns, "pod", "app", "127.2.7.1"), id, v1.AssignedIDAssigned), assignment(c.pod(ns, "none", "none", "127.2.7.2"), none, v1.AssignedIDAssigned)
+	assigned, broken := assignment(c.pod(ns, "pod", "alone", "127.2.7.1"), id, v1.AssignedIDAssigned), assignment(c.pod(ns, "none", "none", "127.2.7.2"), none, v1.AssignedIDAssigned)
 	assigned.Spec.AzureIdentityRef.Spec.ClientID = ""
 	broken.Spec.AzureIdentityRef.Spec.ClientID, broken.Spec.AzureIdentityRef.Spec.ResourceID = "", ""
-	c.apply(assigned, broken)
+	c.apply(azureBinding(ns, 2, "alone"), assigned, broken)
 	r := start(t, c.config, upstream, "--assignment-wait=0s").ready()
 	if got, body := r.token("127.2.7.1", "resource="+resource); got["appid"] != clientID(2) {
 		t.Errorf("got %v, %s", got["appid"], body.body)

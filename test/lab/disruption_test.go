@@ -39,6 +39,18 @@ func runAsker(t *testing.T, namespace, node, selector string, identity model.Ide
 	return pod, inside, a
 }
 
+// runAskers runs one on each disrupted node, all with an identity.
+func runAskers(t *testing.T, namespace string, identity model.Identity) []*asker {
+	t.Helper()
+	bind(t, namespace, "asker", identity)
+	var all []*asker
+	for _, node := range disrupted() {
+		_, _, a := runAsker(t, namespace, node, "asker", identity)
+		all = append(all, a)
+	}
+	return all
+}
+
 // TestAgentAway: whatever takes NMI away, for a moment or for longer, no packet
 // of a pod comes to the node's metadata address, nobody gets a token of somebody
 // else, and tokens are there again once NMI is.
@@ -364,13 +376,7 @@ func wantOneOfEach(t *testing.T, seq uint64, identity model.Identity) {
 // it is back.
 func TestAPIServerRestarted(t *testing.T) {
 	namespace := newNamespace(t)
-	identity := newIdentity(t, namespace, "known")
-	bind(t, namespace, "known", identity)
-	var asking []*asker
-	for _, node := range disrupted() {
-		_, _, a := runAsker(t, namespace, node, "known", identity)
-		asking = append(asking, a)
-	}
+	asking := runAskers(t, namespace, newIdentity(t, namespace, "known"))
 	// Each calls its argument as often as it can while the API server is away.
 	for how, outage := range map[string]func(*testing.T, func()){
 		"killed":                         killAPIServer,

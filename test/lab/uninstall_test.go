@@ -22,12 +22,7 @@ import (
 func TestUninstall(t *testing.T) {
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "asker")
-	bind(t, namespace, "asker", identity)
-	var asking []*asker
-	for _, node := range disrupted() {
-		_, _, a := runAsker(t, namespace, node, "asker", identity)
-		asking = append(asking, a)
-	}
+	asking := runAskers(t, namespace, identity)
 	wantTables(t, true)
 
 	before := lastEntry(t)

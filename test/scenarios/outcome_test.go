@@ -90,6 +90,19 @@ func (o outcome) differs(p scenarios.Place, e scenarios.Expect) string {
 	return out.String()
 }
 
+// lacks says which assignments there are not, or should not be, whatever their
+// status.
+func (o outcome) lacks(p scenarios.Place, e scenarios.Expect) string {
+	want := map[string]map[string]string{}
+	for pod, statuses := range expanded(p, e.Pods) {
+		want[pod] = map[string]string{}
+		for identity := range statuses {
+			want[pod][identity] = ""
+		}
+	}
+	return cmp.Diff(want, byPod(p, o.assignments, func(*v1.AzureAssignedIdentity) string { return "" }))
+}
+
 func miscounted(what string, want *scenarios.Count, got int) string {
 	if want == nil || want.Holds(got) {
 		return ""

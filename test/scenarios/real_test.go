@@ -98,13 +98,13 @@ func (c *cluster) play(t *testing.T, begin func()) {
 	c.await(t, "what the archived controller left", func() string {
 		return strings.Repeat("one more", len(c.Given.Old)-len(c.assignments(t, c.Prefix)))
 	})
-	c.begin()
+	letGo := c.begin(c.Steps[0])
 	c.join(t, c.Given.Nodes)
 	c.put(t, c.Given.Objects)
 	begin()
 	for i, step := range c.Steps {
 		if i > 0 {
-			c.begin()
+			letGo = c.begin(step)
 		}
 		var refusal error
 		for _, e := range step.Do {
@@ -115,6 +115,8 @@ func (c *cluster) play(t *testing.T, begin func()) {
 		if step.Refused == "" && refusal != nil || step.Refused != "" && (refusal == nil || !strings.Contains(refusal.Error(), step.Refused)) {
 			t.Fatalf("%s: step %d, %s: got %v, want a refusal that says %q", c.File, i+1, step.Name, refusal, step.Refused)
 		}
+		c.gather(t, step)
+		letGo()
 		for range 2 { // the second look is after everything of the first was heard of
 			c.await(t, fmt.Sprintf("%s: step %d, %s", c.File, i+1, step.Name), func() string { return c.differs(t, step.Expect) })
 			c.settle(t)
@@ -122,8 +124,8 @@ func (c *cluster) play(t *testing.T, begin func()) {
 	}
 }
 
-// begin starts to count.
-func (c *cluster) begin() {
+// begin starts to count, and holds the story where requests are counted.
+func (c *cluster) begin(step scenarios.Step) (letGo func()) {
 	c.mu.Lock()
 	c.before = *c.counts(c.Prefix)
 	c.mu.Unlock()
@@ -131,6 +133,23 @@ func (c *cluster) begin() {
 	if all := c.sim.Journal.Since(0); len(all) > 0 {
 		c.since = all[len(all)-1].Seq
 	}
+	if len(step.Expect.Patches) == 0 {
+		return func() {}
+	}
+	return c.arm.hold(c.Prefix)
+}
+
+// gather waits until the controller knows all that is wanted after a step whose
+// requests are counted: the sentinel's assignment comes after the others.
+func (c *cluster) gather(t *testing.T, step scenarios.Step) {
+	t.Helper()
+	if len(step.Expect.Patches) == 0 {
+		return
+	}
+	if step.Expect.Pods != nil {
+		c.await(t, c.File+": the assignments", func() string { return c.outcome(t).lacks(c.Place, step.Expect) })
+	}
+	c.settle(t)
 }
 
 // await waits until there is no difference any more.

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +39,7 @@ type world struct {
 	kube      client.Client
 	seen      cache.Cache // what the test looks at
 	sim       *simtest.Sim
+	arm       *gate
 	azure     string // azure.json
 	immutable []string
 
@@ -61,6 +61,7 @@ func newWorld(t *testing.T, stories []scenarios.Scenario) *world {
 			t.Fatal(err)
 		}
 	}
+	w.arm = &gate{Transporter: w.sim.Client(), held: map[string]chan struct{}{}}
 	var err error
 	w.kube, err = client.New(w.config, client.Options{Scheme: env.Scheme()})
 	must(err)
@@ -183,17 +184,12 @@ func (w *world) next(story string) <-chan struct{} {
 	return w.changed[story]
 }
 
-// storyOf finds a story's prefix in a name.
-func storyOf(name string) string {
-	return regexp.MustCompile(`s[0-9a-f]{8}-`).FindString(strings.ToLower(name))
-}
-
 // run runs the controller until stop is called, at the latest at the test's end.
 func (w *world) run(t *testing.T, install scenarios.Install) (stop func()) {
 	t.Helper()
 	args := []string{
 		"--cloudconfig", w.azure, "--http-probe-port=0", "--prometheus-port=0", "--leader-election-duration=30s",
-		"--gather-window=700ms", "--retry-min=200ms", "--retry-max=2s", "--identity-assignment-reconcile-interval=3s",
+		"--gather-window=100ms", "--retry-min=200ms", "--retry-max=2s", "--identity-assignment-reconcile-interval=3s",
 		"--quarantine-min=10m", "--quarantine-max=10m", // an edit ends it at once
 		"--immutable-user-msis=" + strings.Join(w.immutable, ","), fmt.Sprintf("--forceNamespaced=%t", install.Namespaced),
 	}
@@ -201,7 +197,7 @@ func (w *world) run(t *testing.T, install scenarios.Install) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.Version, options.Kube, options.Transport = "test", rest.CopyConfig(w.config), w.sim.Client()
+	options.Version, options.Kube, options.Transport = "test", rest.CopyConfig(w.config), w.arm
 	options.Getenv = func(name string) string { return map[string]string{"MIC_POD_NAMESPACE": micNamespace}[name] }
 	options.Logger = slog.New(slog.DiscardHandler)
 	if testing.Verbose() {

@@ -61,6 +61,9 @@ type StandardInput struct {
 //	Unassigned          never used
 //	none yet            NotAssigned, if the bindings give the pod the identity
 //
+// None counts of a pod that no binding selects: its label has changed, or its last
+// binding is gone, and the controller takes the assignments away.
+//
 // A copy that names another principal than its AzureIdentity does today is out of
 // date: it is not used, and the new assignment is to come.
 func Standard(in StandardInput) Candidates {
@@ -79,6 +82,9 @@ func Standard(in StandardInput) Candidates {
 		if known, twice := assigned[candidate.Identity.Key]; !twice || known.Pending != "" {
 			assigned[candidate.Identity.Key] = candidate
 		}
+	}
+	if len(decision.Grants)+len(decision.Refusals) == 0 {
+		clear(assigned)
 	}
 	for _, grant := range decision.Grants {
 		if copied, ok := assigned[grant.Identity.Key]; !ok || !samePrincipal(copied.Identity, grant.Identity) {

@@ -196,25 +196,30 @@ func TestStandard(t *testing.T) {
 		query  resolve.Query
 		want   string
 	}{
-		"assigned":                            {bound(assigned(v1.AssignedIDAssigned, a)), binding.Policy{}, resolve.Query{}, "ns/a"},
-		"assigned before there were states":   {bound(assigned(v1.AssignedIDLegacy, a)), binding.Policy{}, resolve.Query{}, "ns/a"},
-		"legacy spelling":                     {bound(assigned(v1.AssignedIDAssigned, legacy)), binding.Policy{}, resolve.Query{ClientID: "client-a"}, "ns/a"},
-		"created":                             {bound(assigned(v1.AssignedIDCreated, a)), binding.Policy{}, resolve.Query{}, "NotAttached"},
-		"created, asked for":                  {bound(assigned(v1.AssignedIDCreated, a)), binding.Policy{}, resolve.Query{ClientID: "client-a"}, "NotAttached"},
-		"created, by object ID":               {bound(assigned(v1.AssignedIDCreated, a)), binding.Policy{}, resolve.Query{ObjectID: "o"}, "NotAttached"},
-		"unassigned":                          {bound(assigned(v1.AssignedIDUnassigned, a)), binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"a state of the future":               {bound(assigned("Else", a)), binding.Policy{}, resolve.Query{}, "NotAttached"},
-		"being deleted":                       {bound(assigned(v1.AssignedIDAssigned, a, func(o *v1.AzureAssignedIdentity) { o.DeletionTimestamp = &metav1.Time{} })), binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"none yet":                            {bound(), binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"none yet, another asked for":         {bound(), binding.Policy{}, resolve.Query{ClientID: "client-other"}, "NotBound"},
-		"none yet, a stranger asked for":      {bound(), binding.Policy{}, resolve.Query{ClientID: "zz"}, "UnknownIdentity"},
-		"of another pod":                      {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.Pod = "pod2" }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"of a namesake":                       {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.PodNamespace = "ns2" }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"on another node":                     {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.NodeName = "node2" }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"without a copy":                      {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.AzureIdentityRef = nil }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"out of date":                         {edited, binding.Policy{}, resolve.Query{}, "NotAssigned"},
-		"out of date, new one asked for":      {edited, binding.Policy{}, resolve.Query{ClientID: "client-a"}, "NotAssigned"},
-		"twice, once created":                 {bound(assigned(v1.AssignedIDCreated, a), assigned(v1.AssignedIDAssigned, a)), binding.Policy{}, resolve.Query{}, "ns/a"},
+		"assigned":                           {bound(assigned(v1.AssignedIDAssigned, a)), binding.Policy{}, resolve.Query{}, "ns/a"},
+		"assigned before there were states":  {bound(assigned(v1.AssignedIDLegacy, a)), binding.Policy{}, resolve.Query{}, "ns/a"},
+		"legacy spelling":                    {bound(assigned(v1.AssignedIDAssigned, legacy)), binding.Policy{}, resolve.Query{ClientID: "client-a"}, "ns/a"},
+		"created":                            {bound(assigned(v1.AssignedIDCreated, a)), binding.Policy{}, resolve.Query{}, "NotAttached"},
+		"created, asked for":                 {bound(assigned(v1.AssignedIDCreated, a)), binding.Policy{}, resolve.Query{ClientID: "client-a"}, "NotAttached"},
+		"created, by object ID":              {bound(assigned(v1.AssignedIDCreated, a)), binding.Policy{}, resolve.Query{ObjectID: "o"}, "NotAttached"},
+		"unassigned":                         {bound(assigned(v1.AssignedIDUnassigned, a)), binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"a state of the future":              {bound(assigned("Else", a)), binding.Policy{}, resolve.Query{}, "NotAttached"},
+		"being deleted":                      {bound(assigned(v1.AssignedIDAssigned, a, func(o *v1.AzureAssignedIdentity) { o.DeletionTimestamp = &metav1.Time{} })), binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"none yet":                           {bound(), binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"none yet, another asked for":        {bound(), binding.Policy{}, resolve.Query{ClientID: "client-other"}, "NotBound"},
+		"none yet, a stranger asked for":     {bound(), binding.Policy{}, resolve.Query{ClientID: "zz"}, "UnknownIdentity"},
+		"of another pod":                     {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.Pod = "pod2" }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"of a namesake":                      {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.PodNamespace = "ns2" }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"on another node":                    {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.NodeName = "node2" }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"without a copy":                     {elsewhere(func(s *v1.AzureAssignedIdentitySpec) { s.AzureIdentityRef = nil }), binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"out of date":                        {edited, binding.Policy{}, resolve.Query{}, "NotAssigned"},
+		"out of date, new one asked for":     {edited, binding.Policy{}, resolve.Query{ClientID: "client-a"}, "NotAssigned"},
+		"twice, once created":                {bound(assigned(v1.AssignedIDCreated, a), assigned(v1.AssignedIDAssigned, a)), binding.Policy{}, resolve.Query{}, "ns/a"},
+		"assigned, its last binding is gone": {&world{identities: []*v1.AzureIdentity{a}, assigned: []*v1.AzureAssignedIdentity{assigned(v1.AssignedIDAssigned, a)}}, binding.Policy{}, resolve.Query{}, "NoBinding"},
+		"assigned, its binding selects others": {&world{
+			identities: []*v1.AzureIdentity{a}, assigned: []*v1.AzureAssignedIdentity{assigned(v1.AssignedIDAssigned, a)},
+			bindings: []*v1.AzureIdentityBinding{{ObjectMeta: object("ns/ba"), Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "a", Selector: "else"}}},
+		}, binding.Policy{}, resolve.Query{ClientID: "client-a"}, "NoBinding"},
 		"one assigned, one created":           {bound(assigned(v1.AssignedIDCreated, a), assigned(v1.AssignedIDAssigned, b)), binding.Policy{}, resolve.Query{}, "ns/b of several"},
 		"one assigned, the created asked for": {bound(assigned(v1.AssignedIDCreated, a), assigned(v1.AssignedIDAssigned, b)), binding.Policy{}, resolve.Query{ClientID: "client-a"}, "NotAttached"},
 		"own namespace before the alphabet":   {bound(assigned(v1.AssignedIDAssigned, far), assigned(v1.AssignedIDAssigned, b), assigned(v1.AssignedIDAssigned, a)), binding.Policy{}, resolve.Query{}, "ns/a of several"},
@@ -282,7 +287,10 @@ func TestByObjectIDTheRestIsSaid(t *testing.T) {
 		"all are there":            {v1.AssignedIDAssigned, v1.ReasonUnknownIdentity},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &world{identities: []*v1.AzureIdentity{a, b}, assigned: []*v1.AzureAssignedIdentity{assigned(v1.AssignedIDAssigned, a), assigned(test.status, b)}}
+			w := &world{
+				identities: []*v1.AzureIdentity{a, b}, bindings: []*v1.AzureIdentityBinding{azureBinding("ns/ba", "a"), azureBinding("ns/bb", "b")},
+				assigned: []*v1.AzureAssignedIdentity{assigned(v1.AssignedIDAssigned, a), assigned(test.status, b)},
+			}
 			choice, refused := resolve.Resolve(resolve.Query{ObjectID: "o"}, w.standard(binding.Policy{}, "app"), w)
 			if refused != nil || choice.Otherwise == nil || choice.Otherwise.Reason != test.want {
 				t.Errorf("got %+v, %v", choice.Otherwise, refused)
@@ -379,9 +387,7 @@ func FuzzResolve(f *testing.F) {
 			}
 			for _, chosen := range choice.Identities {
 				switch {
-				case label == "", label != "app" && name == "managed":
-					// In standard mode the assignment decides, until the controller
-					// has taken it away.
+				case label != "app":
 					t.Fatalf("%s: chose for a pod that nothing selects", name)
 				case name == "standard" && !usable:
 					t.Fatalf("chose what is %q", status)

@@ -18,6 +18,7 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 )
 
 // readTimeout bounds what is read when the agents have ended, or not within their
@@ -67,12 +68,12 @@ func (c *cluster) end(ctx context.Context, w world) ([]agent, error) {
 	}
 	o := c.options
 	if deleted {
-		sayf(w.stdout, "deleted DaemonSet %s/%s\n", o.Namespace, o.DaemonSet)
+		command.Sayf(w.stdout, "deleted DaemonSet %s/%s\n", o.Namespace, o.DaemonSet)
 	} else {
-		sayf(w.stdout, "DaemonSet %s/%s is gone already\n", o.Namespace, o.DaemonSet)
+		command.Sayf(w.stdout, "DaemonSet %s/%s is gone already\n", o.Namespace, o.DaemonSet)
 	}
 	if n := c.running(); n > 0 {
-		sayf(w.stdout, "waiting for %s to end, %s at most\n", count(n, "agent", "agents"), o.Timeout)
+		command.Sayf(w.stdout, "waiting for %s to end, %s at most\n", count(n, "agent", "agents"), o.Timeout)
 	}
 	if err := c.wait(wait, version); err != nil {
 		return nil, err

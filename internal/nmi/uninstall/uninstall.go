@@ -8,7 +8,6 @@ package uninstall
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/obs"
 )
 
@@ -26,14 +26,6 @@ const Name = "uninstall"
 
 // Summary says what it does, for the help of the program.
 const Summary = "deletes NMI's DaemonSet, and tells on which nodes its rules may be left"
-
-// Exit codes.
-const (
-	CodeDone  = 0 // no node has rules, as far as can be known
-	CodeError = 1 // something failed, and can be tried again
-	CodeUsage = 2 // the command line cannot be read
-	CodeLeft  = 3 // nodes may have rules, and somebody must look after them
-)
 
 const help = `It deletes NMI's DaemonSet and waits until all of its pods have ended, which take NMI's rules from their
 nodes. It then reads the AzureIdentityNodeReports, in which they say so, and names the nodes of which
@@ -84,30 +76,13 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type world struct{ stdout, stderr io.Writer }
 
 func execute(ctx context.Context, o *Options, args []string, w world) int {
-	flags := pflag.NewFlagSet("nmi "+Name, pflag.ContinueOnError)
-	flags.SetOutput(w.stderr)
-	flags.SortFlags = false
-	flags.Usage = func() {
-		sayf(w.stderr, "nmi %s: %s\n\n%s\n\nFlags:\n%s", Name, Summary, help, flags.FlagUsages())
-	}
-	o.addFlags(flags)
-	err := flags.Parse(args)
-	if errors.Is(err, pflag.ErrHelp) {
-		return CodeDone
-	}
-	if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("unknown argument %q", flags.Arg(0))
-	}
-	if err == nil {
-		err = o.check()
-	}
-	if err != nil {
-		sayf(w.stderr, "reading the flags: %v (nmi %s --help lists them)\n", err, Name)
-		return CodeUsage
+	line := command.Line{Name: Name, Summary: Summary, Help: help, About: "Flags", Flags: o.addFlags, Check: o.check}
+	if code, run := line.Read(args, w.stderr); !run {
+		return code
 	}
 	code, err := run(ctx, o, w)
 	if err != nil {
-		sayf(w.stderr, "nmi %s: %v\n", Name, err)
+		command.Sayf(w.stderr, "nmi %s: %v\n", Name, err)
 	}
 	return code
 }
@@ -115,19 +90,19 @@ func execute(ctx context.Context, o *Options, args []string, w world) int {
 func run(ctx context.Context, o *Options, w world) (int, error) {
 	c, err := newCluster(o)
 	if err != nil {
-		return CodeError, err
+		return command.CodeError, err
 	}
 	agents, err := c.end(ctx, w)
 	if err != nil {
-		return CodeError, err
+		return command.CodeError, err
 	}
 	reports, reporting, err := c.readReports(ctx)
 	if err != nil {
-		return CodeError, err
+		return command.CodeError, err
 	}
 	found := judge(agents, reports, reporting)
 	if found.left, err = c.stillThere(ctx, found.left); err != nil {
-		return CodeError, err
+		return command.CodeError, err
 	}
 	return o.tell(w, found, reporting), nil
 }
@@ -135,23 +110,23 @@ func run(ctx context.Context, o *Options, w world) (int, error) {
 // tell says what was found.
 func (o *Options) tell(w world, found verdict, reporting bool) int {
 	if reporting {
-		sayf(w.stdout, "%s known to have no rules of NMI's\n", count(found.confirmed, "node is", "nodes are"))
+		command.Sayf(w.stdout, "%s known to have no rules of NMI's\n", count(found.confirmed, "node is", "nodes are"))
 	} else {
-		sayf(w.stdout, "the agents write no reports: whether they removed NMI's rules is not known. Where pods are refused, nmi cleanup on the node removes them\n")
+		command.Sayf(w.stdout, "the agents write no reports: whether they removed NMI's rules is not known. Where pods are refused, nmi cleanup on the node removes them\n")
 	}
 	if len(found.left) == 0 {
-		return CodeDone
+		return command.CodeDone
 	}
-	sayf(w.stderr, "nmi %s: %s have NMI's rules still, which keep pods from the metadata service:\n", Name, count(len(found.left), "node may", "nodes may"))
+	command.Sayf(w.stderr, "nmi %s: %s have NMI's rules still, which keep pods from the metadata service:\n", Name, count(len(found.left), "node may", "nodes may"))
 	for _, l := range found.left {
-		sayf(w.stderr, "  %s: %s\n", l.node, l.why)
+		command.Sayf(w.stderr, "  %s: %s\n", l.node, l.why)
 	}
-	sayf(w.stderr, `Wait for a node that does not answer, or delete its Node if it is gone for good. When the agent of a node has
+	command.Sayf(w.stderr, `Wait for a node that does not answer, or delete its Node if it is gone for good. When the agent of a node has
 ended and the node is named still, run nmi cleanup on it, or restart it, then
   kubectl delete azureidentitynodereport --namespace %s NODE
 and uninstall again. helm uninstall --no-hooks uninstalls without asking.
 `, o.reportNamespace())
-	return CodeLeft
+	return command.CodeLeft
 }
 
 func (o *Options) reportNamespace() string {
@@ -186,8 +161,4 @@ func (o *Options) config() (*rest.Config, error) {
 	}
 	out.QPS, out.UserAgent = -1, "aad-pod-identity/NMI/"+obs.Version()
 	return out, nil
-}
-
-func sayf(w io.Writer, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, format, args...) // there is nowhere else to complain
 }

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
 )
 
@@ -277,14 +278,14 @@ func allEnd(s stage) {
 			s.ends(pod)
 		}
 	})
-	text := s.uninstall(CodeDone, "3 nodes are known to have no rules of NMI's")
+	text := s.uninstall(command.CodeDone, "3 nodes are known to have no rules of NMI's")
 	for _, words := range []string{"deleted DaemonSet " + s.ns + "/nmi", "waiting for 3 agents to end, 4m0s at most"} {
 		if !strings.Contains(text, words) {
 			s.Errorf("it does not say %q:\n%s", words, text)
 		}
 	}
 	s.collect(set)
-	s.uninstall(CodeDone, "DaemonSet "+s.ns+"/nmi is gone already\n3 nodes are known")
+	s.uninstall(command.CodeDone, "DaemonSet "+s.ns+"/nmi is gone already\n3 nodes are known")
 }
 
 // oneSticks: nobody hears one agent. It is named, now and again, and no more once
@@ -295,7 +296,7 @@ func oneSticks(s stage) {
 	s.makeNode("away", corev1.ConditionUnknown)
 	well, away := s.agent(set, "well"), s.agent(set, "away")
 	s.onDelete(set, func() { s.ends(well); s.sticks(away) })
-	text := s.uninstall(CodeLeft, "  "+s.node("away")+": pod nmi-away has not ended, and the node is not ready\n", "--timeout=2s")
+	text := s.uninstall(command.CodeLeft, "  "+s.node("away")+": pod nmi-away has not ended, and the node is not ready\n", "--timeout=2s")
 	s.wantNot(text, "  "+s.node("well"))
 	for _, words := range []string{"1 node is known", "1 node may have NMI's rules still", "nmi cleanup", "kubectl delete azureidentitynodereport --namespace " + s.ns + " NODE", "--no-hooks"} {
 		if !strings.Contains(text, words) {
@@ -303,10 +304,10 @@ func oneSticks(s stage) {
 		}
 	}
 	// The DaemonSet is being deleted, and waits for it, too.
-	s.uninstall(CodeLeft, "nmi-away has not ended", "--timeout=1s")
+	s.uninstall(command.CodeLeft, "nmi-away has not ended", "--timeout=1s")
 	s.ends(away)
 	s.collect(set)
-	s.uninstall(CodeDone, "2 nodes are known")
+	s.uninstall(command.CodeDone, "2 nodes are known")
 }
 
 // oneIsSilent: an agent is killed. Its node is named until somebody deletes the
@@ -317,10 +318,10 @@ func oneIsSilent(s stage) {
 	pod := s.agent(set, "killed")
 	s.onDelete(set, func() { s.vanishes(pod) })
 	const silent = ": the agent has ended without removing its rules, or without saying so\n"
-	s.uninstall(CodeLeft, s.node("killed")+silent)
-	s.uninstall(CodeLeft, s.node("killed")+silent)
+	s.uninstall(command.CodeLeft, s.node("killed")+silent)
+	s.uninstall(command.CodeLeft, s.node("killed")+silent)
 	s.must(s.admin.Delete(s.Context(), &v1.AzureIdentityNodeReport{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: s.node("killed")}}))
-	s.uninstall(CodeDone, "gone already")
+	s.uninstall(command.CodeDone, "gone already")
 }
 
 // nodeIsGone: what has no Node object any more is not named.
@@ -329,7 +330,7 @@ func nodeIsGone(s stage) {
 	s.makeNode("there", corev1.ConditionTrue)
 	there, stuck, silent := s.agent(set, "there"), s.agent(set, "gone"), s.agent(set, "forgotten")
 	s.onDelete(set, func() { s.ends(there); s.sticks(stuck); s.vanishes(silent) })
-	text := s.uninstall(CodeDone, "1 node is known", "--timeout=2s")
+	text := s.uninstall(command.CodeDone, "1 node is known", "--timeout=2s")
 	s.wantNot(text, "may have")
 }
 
@@ -344,11 +345,11 @@ func agentComesLate(s stage) {
 		s.ends(early)
 		s.ends(late)
 	})
-	s.uninstall(CodeDone, "2 nodes are known")
+	s.uninstall(command.CodeDone, "2 nodes are known")
 }
 
 func nothingThere(s stage) {
-	s.uninstall(CodeDone, "DaemonSet "+s.ns+"/nmi is gone already\n0 nodes are known")
+	s.uninstall(command.CodeDone, "DaemonSet "+s.ns+"/nmi is gone already\n0 nodes are known")
 }
 
 // tapped is a transport that calls on before it sends a request; what on returns is
@@ -382,7 +383,7 @@ func madeAnew(s stage) {
 		}
 		return nil
 	})
-	s.uninstallWith(config, CodeError, "stop what installs it, and repeat")
+	s.uninstallWith(config, command.CodeError, "stop what installs it, and repeat")
 	if err := s.admin.Get(s.Context(), client.ObjectKeyFromObject(set), &appsv1.DaemonSet{}); err != nil {
 		s.Errorf("somebody else's DaemonSet: %v", err)
 	}
@@ -405,7 +406,7 @@ func watchExpires(s stage) {
 			StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Request: r, Body: io.NopCloser(strings.NewReader(expired)),
 		}
 	})
-	s.uninstallWith(config, CodeDone, "1 node is known")
+	s.uninstallWith(config, command.CodeDone, "1 node is known")
 }
 
 func noReports(s stage) { noReportsIn(s, "--report-namespace=") }
@@ -422,9 +423,9 @@ func noReportsIn(s stage, args ...string) {
 	}
 	s.create(pod)
 	s.onDelete(set, func() { s.sticks(pod) })
-	s.uninstall(CodeLeft, "pod nmi-a has not ended", append(args, "--timeout=1s")...)
+	s.uninstall(command.CodeLeft, "pod nmi-a has not ended", append(args, "--timeout=1s")...)
 	s.vanishes(pod)
-	s.uninstall(CodeDone, "whether they removed NMI's rules is not known", args...)
+	s.uninstall(command.CodeDone, "whether they removed NMI's rules is not known", args...)
 }
 
 // couldNotBeRemoved: the agent's own words are said.
@@ -433,7 +434,7 @@ func couldNotBeRemoved(s stage) {
 	s.makeNode("a", corev1.ConditionTrue)
 	pod := s.agent(set, "a")
 	s.onDelete(set, func() { s.report(pod, metav1.ConditionTrue, v1.ReasonRulesLeft); s.vanishes(pod) })
-	s.uninstall(CodeLeft, "  "+s.node("a")+": as the agent says\n")
+	s.uninstall(command.CodeLeft, "  "+s.node("a")+": as the agent says\n")
 }
 
 func toldToEnd(s stage) {
@@ -446,7 +447,7 @@ func toldToEnd(s stage) {
 		return nil
 	})
 	var out bytes.Buffer
-	if code := execute(ctx, &Options{rest: config}, []string{"--namespace=" + s.ns, "--daemonset=nmi"}, world{&out, &out}); code != CodeError || !strings.Contains(out.String(), "told to end") {
+	if code := execute(ctx, &Options{rest: config}, []string{"--namespace=" + s.ns, "--daemonset=nmi"}, world{&out, &out}); code != command.CodeError || !strings.Contains(out.String(), "told to end") {
 		s.Errorf("exit code %d:\n%s", code, out.String())
 	}
 }
@@ -470,7 +471,7 @@ func testForbidden(t *testing.T, admin client.WithWatch, config *rest.Config) {
 			if test.deletes {
 				s.onDelete(set, func() { s.vanishes(pod) })
 			}
-			text := s.uninstall(CodeError, test.words)
+			text := s.uninstall(command.CodeError, test.words)
 			if !strings.Contains(text, "forbidden") {
 				t.Errorf("it does not say that it is forbidden:\n%s", text)
 			}
@@ -507,13 +508,13 @@ func TestCommandLine(t *testing.T) {
 		code  int
 		words string
 	}{
-		"help":                    {"--help", CodeDone, "Exit code: 0 if nothing is left"},
-		"no namespace":            {"", CodeUsage, "--namespace is \"\" and --daemonset \"aad-pod-identity-nmi\": name NMI's DaemonSet by both"},
-		"no daemonset":            {"--namespace=n --daemonset=", CodeUsage, "name NMI's DaemonSet by both"},
-		"no time":                 {"--namespace=n --timeout=0s", CodeUsage, "--timeout is 0s: want more than 0"},
-		"an unknown flag":         {"--foo", CodeUsage, "unknown flag: --foo"},
-		"an argument":             {"--namespace=n now", CodeUsage, "unknown argument \"now\""},
-		"a kubeconfig of nowhere": {"--namespace=n --kubeconfig=/does/not/exist", CodeError, "reading how to reach the API server"},
+		"help":                    {"--help", command.CodeDone, "Exit code: 0 if nothing is left"},
+		"no namespace":            {"", command.CodeUsage, "--namespace is \"\" and --daemonset \"aad-pod-identity-nmi\": name NMI's DaemonSet by both"},
+		"no daemonset":            {"--namespace=n --daemonset=", command.CodeUsage, "name NMI's DaemonSet by both"},
+		"no time":                 {"--namespace=n --timeout=0s", command.CodeUsage, "--timeout is 0s: want more than 0"},
+		"an unknown flag":         {"--foo", command.CodeUsage, "unknown flag: --foo"},
+		"an argument":             {"--namespace=n now", command.CodeUsage, "unknown argument \"now\""},
+		"a kubeconfig of nowhere": {"--namespace=n --kubeconfig=/does/not/exist", command.CodeError, "reading how to reach the API server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer

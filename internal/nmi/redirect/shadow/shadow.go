@@ -3,13 +3,14 @@
 // NMI's own rules are in place, and this says whose rule it is.
 //
 // It reads what it understands of nftables: comparisons of addresses, protocols
-// and ports. What sets, maps or legacy iptables hold it does not see, so that
-// finding nothing proves nothing. It must not change a rule.
+// and ports, also with sets and maps. What ipset or legacy iptables hold it does
+// not see, so that finding nothing proves nothing. It must not change a rule.
 package shadow
 
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -75,38 +76,115 @@ func (s *search) chain(c *nftables.Chain) error {
 		return fmt.Errorf("reading the rules of chain %s of table %s: %w", c.Name, c.Table.Name, err)
 	}
 	for _, rule := range rules {
-		does, next := judge(rule.Exprs, s.metadata)
-		if does != "" {
-			s.found = append(s.found, fmt.Sprintf("chain %s of table %s %s what pods send to %s", c.Name, c.Table.Name, does, s.metadata))
-		}
-		if next != "" {
-			if err := s.chain(&nftables.Chain{Name: next, Table: c.Table}); err != nil {
-				return err
-			}
+		if err := s.rule(c, rule.Exprs); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// judge says what a rule does to a pod's connection to the metadata endpoint, ""
-// if nothing: if the rule is not about that address, or is not met, or goes on. It
-// also names the chain that the rule goes on to. What it does not understand may
-// be met.
-func judge(exprs []expr.Any, metadata netip.AddrPort) (does, next string) {
-	p := packet{metadata: metadata, known: map[uint32]value{}}
-	for _, e := range exprs {
-		if comparison, ok := e.(*expr.Cmp); ok && !p.meets(comparison) {
-			return "", ""
-		}
-		if verdict, ok := e.(*expr.Verdict); ok && verdict.Chain != "" {
-			return "", verdict.Chain
-		}
-		if does := ending(e); does != "" {
-			return only(p.about, does), ""
-		}
-		p.load(e)
+func (s *search) rule(c *nftables.Chain, exprs []expr.Any) error {
+	var unread error
+	found := judge(exprs, s.metadata, func(name string) set {
+		read, err := readSet(s.conn, c.Table, name)
+		unread = errors.Join(unread, err)
+		return read
+	})
+	if found.does != "" {
+		s.found = append(s.found, fmt.Sprintf("chain %s of table %s %s what pods send to %s", c.Name, c.Table.Name, found.does, s.metadata))
 	}
-	return "", ""
+	for _, next := range found.next {
+		if err := s.chain(&nftables.Chain{Name: next, Table: c.Table}); err != nil {
+			return err
+		}
+	}
+	return unread
+}
+
+// fate is what becomes of a pod's connection to the metadata endpoint by a rule.
+// The zero value is nothing: the rule is not about that address, or is not met, or
+// lets it through.
+type fate struct {
+	does string   // what keeps it from the redirect
+	next []string // the chains that it may go on to
+}
+
+// judge says what a rule does to a pod's connection to the metadata endpoint. What
+// it does not understand may be met. Sets are asked for by name, when it depends on
+// them.
+func judge(exprs []expr.Any, metadata netip.AddrPort, sets func(string) set) fate {
+	p := packet{metadata: metadata, known: map[uint32]value{}, sets: sets}
+	for _, e := range exprs {
+		if out, over := p.pass(e); over {
+			return out
+		}
+	}
+	return fate{}
+}
+
+// pass follows the packet through one expression. The rule may be over with it.
+func (p *packet) pass(e expr.Any) (out fate, over bool) {
+	switch e := e.(type) {
+	case *expr.Cmp:
+		return fate{}, !p.meets(e)
+	case *expr.Lookup:
+		return p.lookUp(e)
+	}
+	if out, over := p.end(e); over {
+		return out, true
+	}
+	p.load(e)
+	return fate{}, false
+}
+
+// lookUp follows the packet through a set, or a map.
+func (p *packet) lookUp(e *expr.Lookup) (out fate, over bool) {
+	verdicts := e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT
+	key, about := p.key(slot(e.SourceRegister))
+	if e.IsDestRegSet && !verdicts {
+		p.put(e.DestRegister, value{}, longest)
+	}
+	if len(key) == 0 && !verdicts {
+		return fate{}, false
+	}
+	set := p.sets(e.SetName)
+	if len(key) < set.keyLen() { // not all of it is known: any element may be the one
+		return fate{next: set.chains(verdicts)}, verdicts
+	}
+	element, in := set.find(key)
+	if in == e.Invert {
+		return fate{}, true
+	}
+	p.about = p.about || about && in
+	if verdicts {
+		return p.ends(element.Val), true
+	}
+	return fate{}, false
+}
+
+// ends says what becomes of the packet by the value of a map of verdicts.
+func (p *packet) ends(value []byte) fate {
+	v, err := verdict(value)
+	if err != nil {
+		return fate{}
+	}
+	out, _ := p.end(v)
+	return out
+}
+
+// end says what becomes of the packet where an expression ends the rule.
+func (p *packet) end(e expr.Any) (out fate, over bool) {
+	if verdict, ok := e.(*expr.Verdict); ok && verdict.Chain != "" {
+		return fate{next: []string{verdict.Chain}}, true
+	}
+	does := ending(e)
+	if does == "" {
+		return fate{}, false
+	}
+	if !p.about {
+		return fate{}, true
+	}
+	return fate{does: does}, true
 }
 
 // ending says what an expression does that ends a packet's way to the redirect.
@@ -127,37 +205,79 @@ func ending(e expr.Any) string {
 // packet is what a rule has looked at of the first packet of a connection.
 type packet struct {
 	metadata netip.AddrPort
-	known    map[uint32]value // what registers hold
+	sets     func(string) set
+	known    map[uint32]value // what registers hold, by slot
 	about    bool             // the rule has asked for its destination
 }
 
-// load follows an expression that puts something into a register.
+// longest is how many bytes an expression may put into registers: as many as a
+// link's name.
+const longest = unix.IFNAMSIZ
+
+// slot numbers registers of four bytes. Those of sixteen, which are older, are four
+// of them.
+func slot(register uint32) uint32 {
+	if register < unix.NFT_REG32_00 {
+		return unix.NFT_REG32_00 + 4*(register-unix.NFT_REG_1)
+	}
+	return register
+}
+
+// put puts a value of so many bytes into a register and those behind it.
+func (p *packet) put(register uint32, v value, length uint32) {
+	first := slot(register)
+	for i := range (length + registerLen - 1) / registerLen {
+		delete(p.known, first+i)
+	}
+	if v.data != nil {
+		p.known[first] = v
+	}
+}
+
+// key is what is known of a register and those behind it, as far as they follow
+// each other, and whether the destination is in it.
+func (p *packet) key(first uint32) (key []byte, about bool) {
+	for {
+		v, ok := p.known[first]
+		if !ok {
+			return key, about
+		}
+		first++
+		about = about || v.address
+		key = append(key, v.data...)
+		for len(key)%registerLen != 0 {
+			key = append(key, 0)
+		}
+	}
+}
+
+// load follows an expression that puts something into a register. One that is not
+// understood may put anything anywhere.
 func (p *packet) load(e expr.Any) {
 	switch e := e.(type) {
 	case *expr.Meta:
-		delete(p.known, e.Register)
-		if e.Key == expr.MetaKeyL4PROTO && !e.SourceRegister {
-			p.known[e.Register] = value{data: []byte{unix.IPPROTO_TCP}}
+		var v value
+		if e.Key == expr.MetaKeyL4PROTO {
+			v.data = []byte{unix.IPPROTO_TCP}
+		}
+		if !e.SourceRegister {
+			p.put(e.Register, v, longest)
 		}
 	case *expr.Payload:
-		p.known[e.DestRegister] = field(e, p.metadata)
+		p.put(e.DestRegister, field(e, p.metadata), e.Len)
 	case *expr.Bitwise:
-		p.known[e.DestRegister] = masked(p.known[e.SourceRegister], e)
+		p.put(e.DestRegister, masked(p.known[slot(e.SourceRegister)], e), e.Len)
+	case *expr.Counter, *expr.Log:
+	default:
+		clear(p.known)
 	}
 }
 
 // meets says whether a comparison may hold.
 func (p *packet) meets(e *expr.Cmp) bool {
-	held := p.known[e.Register]
+	held := p.known[slot(e.Register)]
 	p.about = p.about || e.Op == expr.CmpOpEq && held.address
 	return met(e, held.data)
-}
-
-func only(about bool, does string) string {
-	if about {
-		return does
-	}
-	return ""
 }
 
 // value is a part of the packet. The zero value is one that is not known.

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/ownlink"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/predecessor"
 )
 
 // cleanup is the command that leaves a node as if no agent had been there.
-func cleanup() command {
-	return command{
+func cleanup() tool {
+	return tool{
 		name:    "cleanup",
 		summary: "removes what agents have left in this node's network",
 		help: `It removes the tables of nftables, switches routing to loopback off on every link, removes NMI's own link,
@@ -28,44 +29,44 @@ func runCleanup(ctx context.Context, i *invocation) int {
 	removed, err := i.datapath.Delete(ctx)
 	i.tellRemoval(removed)
 	if errors.Is(err, redirect.ErrHeld) {
-		sayf(i.stderr, "nmi cleanup: NMI runs on this node and keeps the redirect: delete its DaemonSet first\n")
-		return CodeError
+		command.Sayf(i.stderr, "nmi cleanup: NMI runs on this node and keeps the redirect: delete its DaemonSet first\n")
+		return command.CodeError
 	}
 	old, oldErr := predecessor.Remove(i.config.NetNS)
 	if old.Removed {
-		sayf(i.stdout, "removed chain aad-metadata of AAD Pod Identity from table ip nat\n")
+		command.Sayf(i.stdout, "removed chain aad-metadata of AAD Pod Identity from table ip nat\n")
 	}
 	if err := errors.Join(err, oldErr); err != nil {
-		sayf(i.stderr, "nmi cleanup: %v\n", err)
-		return CodeError
+		command.Sayf(i.stderr, "nmi cleanup: %v\n", err)
+		return command.CodeError
 	}
 	if old.Legacy {
-		sayf(i.stderr, "nmi cleanup: legacy iptables has the chain aad-metadata of AAD Pod Identity. Enter on the node:\n")
+		command.Sayf(i.stderr, "nmi cleanup: legacy iptables has the chain aad-metadata of AAD Pod Identity. Enter on the node:\n")
 		for _, line := range predecessor.Commands() {
-			sayf(i.stderr, "  %s\n", line)
+			command.Sayf(i.stderr, "  %s\n", line)
 		}
-		return CodeLeft
+		return command.CodeLeft
 	}
 	if removed.IsZero() && !old.Removed {
-		sayf(i.stdout, "nothing was there\n")
+		command.Sayf(i.stdout, "nothing was there\n")
 	}
-	return CodeDone
+	return command.CodeDone
 }
 
 func (i *invocation) tellRemoval(removed redirect.Removal) {
 	for _, table := range removed.Tables {
-		sayf(i.stdout, "removed table ip %s\n", table)
+		command.Sayf(i.stdout, "removed table ip %s\n", table)
 	}
 	if removed.Links > 0 {
-		sayf(i.stdout, "switched route_localnet off on %d links\n", removed.Links)
+		command.Sayf(i.stdout, "switched route_localnet off on %d links\n", removed.Links)
 	}
 	if removed.OwnLink {
-		sayf(i.stdout, "removed link %s\n", ownlink.Name)
+		command.Sayf(i.stdout, "removed link %s\n", ownlink.Name)
 	}
 	if removed.Flows > 0 {
-		sayf(i.stdout, "forgot %d connections to NMI\n", removed.Flows)
+		command.Sayf(i.stdout, "forgot %d connections to NMI\n", removed.Flows)
 	}
 	if removed.FlowsErr != nil {
-		sayf(i.stderr, "nmi cleanup: the kernel will forget connections to NMI by itself: %v\n", removed.FlowsErr)
+		command.Sayf(i.stderr, "nmi cleanup: the kernel will forget connections to NMI by itself: %v\n", removed.FlowsErr)
 	}
 }

@@ -6,13 +6,14 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/keeper"
 )
 
 // redirectOnly is the command that closes a node to pods before there is an agent.
-func redirectOnly() command {
-	return command{
+func redirectOnly() tool {
+	return tool{
 		name:    "redirect-only",
 		summary: "puts the redirect in place without serving: pods are refused rather than let through",
 		help: `For the time in which AAD Pod Identity v1.8.17 is replaced: its agent takes its rules away when it ends,
@@ -37,37 +38,37 @@ func runRedirectOnly(ctx context.Context, i *invocation) int {
 			Datapath: datapath, Watcher: i.datapath,
 			Ready: func() {
 				if err := i.tellState(ctx); err != nil { // damaged already, which the watch reports
-					sayf(i.stderr, "nmi redirect-only: %v\n", err)
+					command.Sayf(i.stderr, "nmi redirect-only: %v\n", err)
 				}
 			},
 			Changed: func(change redirect.Change) {
 				if change.Rules || change.OwnLink != "" {
-					sayf(i.stdout, "put right: %s\n", change.Why())
+					command.Sayf(i.stdout, "put right: %s\n", change.Why())
 				}
 			},
-			Failed: func(err error) { sayf(i.stderr, "nmi redirect-only: %v\n", err) },
+			Failed: func(err error) { command.Sayf(i.stderr, "nmi redirect-only: %v\n", err) },
 		})
 	} else if _, err = datapath.Ensure(ctx); err == nil {
 		err = i.tellState(ctx)
 	}
 	if err != nil {
-		sayf(i.stderr, "nmi redirect-only: %v\n", err)
-		return CodeError
+		command.Sayf(i.stderr, "nmi redirect-only: %v\n", err)
+		return command.CodeError
 	}
-	return CodeDone
+	return command.CodeDone
 }
 
 // tellState reads the rules back and says whose they are.
 func (i *invocation) tellState(ctx context.Context) error {
 	err := i.datapath.Verify(ctx)
 	if errors.Is(err, redirect.ErrHeld) {
-		sayf(i.stdout, "NMI runs on this node and keeps the redirect: there is nothing to do\n")
+		command.Sayf(i.stdout, "NMI runs on this node and keeps the redirect: there is nothing to do\n")
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	sayf(i.stdout, "in place: what pods send to %s goes to %s, and is refused while nothing listens there\n", i.config.Metadata, i.config.Target)
+	command.Sayf(i.stdout, "in place: what pods send to %s goes to %s, and is refused while nothing listens there\n", i.config.Metadata, i.config.Target)
 	return nil
 }
 

@@ -8,7 +8,6 @@ package upkeep
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -18,34 +17,27 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 )
 
-// Exit codes of the commands.
-const (
-	CodeDone  = 0 // all is as the command wants it
-	CodeError = 1 // something failed, and can be tried again
-	CodeUsage = 2 // the command line cannot be read
-	CodeLeft  = 3 // done, but for something that somebody must do by hand
-)
-
-// A command is one of the program's beside serving.
-type command struct {
+// A tool is one of the commands.
+type tool struct {
 	name, summary, help string
 	// flags adds the command's own flags.
 	flags func(*invocation, *pflag.FlagSet)
 	run   func(context.Context, *invocation) int
 }
 
-func commands() []command {
-	return []command{cleanup(), redirectOnly()}
+func tools() []tool {
+	return []tool{cleanup(), redirectOnly()}
 }
 
 // Summary returns a line for each command, for the help of the program.
 func Summary() string {
 	var out strings.Builder
-	for _, c := range commands() {
-		sayf(&out, "  nmi %-14s %s\n", c.name, c.summary)
+	for _, c := range tools() {
+		command.Sayf(&out, "  nmi %-14s %s\n", c.name, c.summary)
 	}
 	return out.String()
 }
@@ -67,7 +59,7 @@ type invocation struct {
 // with, and returns the exit code of the process. It returns false if it begins
 // with none.
 func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) (code int, known bool) {
-	for _, c := range commands() {
+	for _, c := range tools() {
 		if len(args) > 0 && args[0] == c.name {
 			return c.execute(ctx, args[1:], &invocation{stdout: stdout, stderr: stderr}), true
 		}
@@ -75,30 +67,18 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) (code
 	return 0, false
 }
 
-func (c command) execute(ctx context.Context, args []string, i *invocation) int {
-	flags := pflag.NewFlagSet("nmi "+c.name, pflag.ContinueOnError)
-	flags.SetOutput(i.stderr)
-	flags.SortFlags = false
-	flags.Usage = func() {
-		sayf(i.stderr, "nmi %s: %s\n\n%s\n\nFlags, to be given as the agent has them:\n%s", c.name, c.summary, c.help, flags.FlagUsages())
+func (c tool) execute(ctx context.Context, args []string, i *invocation) int {
+	line := command.Line{
+		Name: c.name, Summary: c.summary, Help: c.help, About: "Flags, to be given as the agent has them", Check: i.open,
+		Flags: func(f *pflag.FlagSet) {
+			i.addFlags(f)
+			if c.flags != nil {
+				c.flags(i, f)
+			}
+		},
 	}
-	i.addFlags(flags)
-	if c.flags != nil {
-		c.flags(i, flags)
-	}
-	err := flags.Parse(args)
-	if errors.Is(err, pflag.ErrHelp) {
-		return CodeDone
-	}
-	if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("unknown argument %q", flags.Arg(0))
-	}
-	if err == nil {
-		err = i.open()
-	}
-	if err != nil {
-		sayf(i.stderr, "reading the flags: %v (nmi %s --help lists them)\n", err, c.name)
-		return CodeUsage
+	if code, run := line.Read(args, i.stderr); !run {
+		return code
 	}
 	return c.run(ctx, i)
 }
@@ -143,8 +123,4 @@ func endpoint(ip, ipFlag, port, portFlag string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("reading --%s: %w", portFlag, err)
 	}
 	return netip.AddrPortFrom(addr, uint16(number)), nil
-}
-
-func sayf(w io.Writer, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, format, args...) // there is nowhere else to complain
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/nftables"
 
+	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/command"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/nmi/redirect/upkeep"
 	"github.com/aad-pod-identity/aad-pod-identity/test/env"
@@ -184,18 +185,18 @@ func TestCleanup(t *testing.T) {
 		t.Run(target, func(t *testing.T) {
 			n := newNode(t)
 			flag := "--redirect-target=" + target
-			n.says(upkeep.CodeDone, "nothing was there", "cleanup", flag)
-			n.says(upkeep.CodeDone, "in place: what pods send to 169.254.169.254:80 goes to "+test.address, "redirect-only", flag)
+			n.says(command.CodeDone, "nothing was there", "cleanup", flag)
+			n.says(command.CodeDone, "in place: what pods send to 169.254.169.254:80 goes to "+test.address, "redirect-only", flag)
 			n.serveAt(test.address, "nmi")
 			n.hears("nmi")
 			n.oldAgent("iptables-nft")
 			code, stdout, stderr := n.nmi("cleanup", flag)
 			want := "removed table ip aad-pod-identity\nremoved table ip aad-pod-identity-fence\nremoved table ip aad-pod-identity-fence-spare\n" + test.links +
 				"forgot 1 connections to NMI\nremoved chain aad-metadata of AAD Pod Identity from table ip nat\n"
-			if code != upkeep.CodeDone || stdout != want || stderr != "" {
+			if code != command.CodeDone || stdout != want || stderr != "" {
 				t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
 			}
-			n.says(upkeep.CodeDone, "nothing was there", "cleanup", flag)
+			n.says(command.CodeDone, "nothing was there", "cleanup", flag)
 		})
 	}
 }
@@ -204,32 +205,32 @@ func TestCleanup(t *testing.T) {
 // say how the agent was started.
 func TestCleanupOfAnotherTarget(t *testing.T) {
 	n := newNode(t)
-	n.says(upkeep.CodeDone, "in place", "redirect-only")
-	n.says(upkeep.CodeDone, "switched route_localnet off on 2 links", "cleanup", "--redirect-target=link")
-	n.says(upkeep.CodeDone, "in place", "redirect-only", "--redirect-target=link")
-	n.says(upkeep.CodeDone, "removed link aad-pod-id0", "cleanup")
-	n.says(upkeep.CodeDone, "nothing was there", "cleanup")
+	n.says(command.CodeDone, "in place", "redirect-only")
+	n.says(command.CodeDone, "switched route_localnet off on 2 links", "cleanup", "--redirect-target=link")
+	n.says(command.CodeDone, "in place", "redirect-only", "--redirect-target=link")
+	n.says(command.CodeDone, "removed link aad-pod-id0", "cleanup")
+	n.says(command.CodeDone, "nothing was there", "cleanup")
 }
 
 func TestCleanupReportsLegacyIPTables(t *testing.T) {
 	n := newNode(t)
 	end := n.oldAgent("iptables-legacy")
-	n.says(upkeep.CodeDone, "in place", "redirect-only")
-	n.says(upkeep.CodeLeft, "  iptables-legacy -w -t nat -D PREROUTING -j aad-metadata\n", "cleanup")
-	n.says(upkeep.CodeLeft, "legacy iptables has the chain", "cleanup")
+	n.says(command.CodeDone, "in place", "redirect-only")
+	n.says(command.CodeLeft, "  iptables-legacy -w -t nat -D PREROUTING -j aad-metadata\n", "cleanup")
+	n.says(command.CodeLeft, "legacy iptables has the chain", "cleanup")
 	if got := n.tables(); got != 0 {
 		t.Errorf("%d tables of nftables are left", got)
 	}
 	end()
-	n.says(upkeep.CodeDone, "nothing was there", "cleanup")
+	n.says(command.CodeDone, "nothing was there", "cleanup")
 }
 
 func TestWhileAnAgentRuns(t *testing.T) {
 	n := newNode(t)
 	n.serve("nmi")
 	d := n.agent()
-	n.says(upkeep.CodeError, "delete its DaemonSet first", "cleanup")
-	n.says(upkeep.CodeDone, "NMI runs on this node", "redirect-only")
+	n.says(command.CodeError, "delete its DaemonSet first", "cleanup")
+	n.says(command.CodeDone, "NMI runs on this node", "redirect-only")
 	n.hears("nmi")
 	if err := d.Verify(t.Context()); err != nil {
 		t.Error(err)
@@ -245,7 +246,7 @@ func TestUpgrade(t *testing.T) {
 			n.must(n.ns.SetSysctl("net.ipv4.conf.all.route_localnet", "1")) // as the old agent needs it
 			end, old := n.oldAgent(iptables), n.serve("old")
 			n.hears("old")
-			n.says(upkeep.CodeDone, "in place", "redirect-only")
+			n.says(command.CodeDone, "in place", "redirect-only")
 			n.hears("old")
 			end()
 			n.hears("old") // it drains, and is led to by the new rules
@@ -342,16 +343,16 @@ func TestCommandLines(t *testing.T) {
 		code  int
 		words string
 	}{
-		"help":                         {[]string{"cleanup", "--help"}, upkeep.CodeDone, "Exit code: 0 if nothing is left"},
-		"help of the other":            {[]string{"redirect-only", "--help"}, upkeep.CodeDone, "--keep"},
-		"a flag of the agent's":        {[]string{"cleanup", "--node=a"}, upkeep.CodeUsage, "unknown flag: --node"},
-		"an argument":                  {[]string{"cleanup", "all"}, upkeep.CodeUsage, `unknown argument "all"`},
-		"an address that is none":      {[]string{"cleanup", "--metadata-ip=imds"}, upkeep.CodeUsage, "--metadata-ip"},
-		"a port that is none":          {[]string{"redirect-only", "--nmi-port=http"}, upkeep.CodeUsage, "--nmi-port"},
-		"a port too far":               {[]string{"redirect-only", "--nmi-port=65536"}, upkeep.CodeUsage, "--nmi-port"},
-		"a target that is none":        {[]string{"cleanup", "--redirect-target=dummy"}, upkeep.CodeUsage, `--redirect-target is "dummy": want loopback or link`},
-		"a link that cannot be":        {[]string{"redirect-only", "--redirect-target=link", "--nmi-listen-address=0.0.0.0"}, upkeep.CodeUsage, "want one address of this node"},
-		"an address of another family": {[]string{"redirect-only", "--nmi-listen-address=::1"}, upkeep.CodeUsage, "want an IPv4 address"},
+		"help":                         {[]string{"cleanup", "--help"}, command.CodeDone, "Exit code: 0 if nothing is left"},
+		"help of the other":            {[]string{"redirect-only", "--help"}, command.CodeDone, "--keep"},
+		"a flag of the agent's":        {[]string{"cleanup", "--node=a"}, command.CodeUsage, "unknown flag: --node"},
+		"an argument":                  {[]string{"cleanup", "all"}, command.CodeUsage, `unknown argument "all"`},
+		"an address that is none":      {[]string{"cleanup", "--metadata-ip=imds"}, command.CodeUsage, "--metadata-ip"},
+		"a port that is none":          {[]string{"redirect-only", "--nmi-port=http"}, command.CodeUsage, "--nmi-port"},
+		"a port too far":               {[]string{"redirect-only", "--nmi-port=65536"}, command.CodeUsage, "--nmi-port"},
+		"a target that is none":        {[]string{"cleanup", "--redirect-target=dummy"}, command.CodeUsage, `--redirect-target is "dummy": want loopback or link`},
+		"a link that cannot be":        {[]string{"redirect-only", "--redirect-target=link", "--nmi-listen-address=0.0.0.0"}, command.CodeUsage, "want one address of this node"},
+		"an address of another family": {[]string{"redirect-only", "--nmi-listen-address=::1"}, command.CodeUsage, "want an IPv4 address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr strings.Builder
