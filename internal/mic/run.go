@@ -77,11 +77,13 @@ func Run(ctx context.Context, o Options) error {
 
 func (c config) manager(recorder *events.Recorder, scheme *runtime.Scheme) (manager.Manager, error) {
 	scope, errScope := kube.Scope(c.namespace)
+	informers, errInformers := kube.Informers(c.kube, scheme)
 	timing := election.TimingFor(c.ElectionDuration)
 	lock, errLock := c.lock(recorder, timing)
-	if err := errors.Join(errScope, errLock); err != nil {
+	if err := errors.Join(errScope, errInformers, errLock); err != nil {
 		return nil, err
 	}
+	scope.NewInformer = informers
 	logger := logr.FromSlogHandler(c.Logger.Handler())
 	ctrllog.SetLogger(logger)
 	mgr, err := manager.New(c.kube, manager.Options{

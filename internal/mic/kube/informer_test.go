@@ -1,0 +1,196 @@
+package kube
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	k8sjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/watch"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
+	"github.com/aad-pod-identity/aad-pod-identity/test/env"
+)
+
+// TestInterpret: what is told by the first bytes is what all of them tell.
+func TestInterpret(t *testing.T) {
+	for name, text := range map[string]string{
+		"an assignment":                    `{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"AzureAssignedIdentity","metadata":{}}`,
+		"one in another order":             `{"kind":"AzureAssignedIdentity","apiVersion":"aadpodidentity.k8s.io/v1"}`,
+		"one that is spaced":               `{"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureAssignedIdentity"}`,
+		"one of another version":           `{"apiVersion":"aadpodidentity.k8s.io/v2","kind":"AzureAssignedIdentity","metadata":{}}`,
+		"a list":                           `{"apiVersion":"aadpodidentity.k8s.io/v1","items":[{"kind":"AzureIdentity"}],"kind":"AzureAssignedIdentityList"}`,
+		"another kind that begins so":      `{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"AzureAssignedIdentityList","metadata":{}}`,
+		"a failure":                        `{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","reason":"Expired","code":410}`,
+		"an event of a watch":              `{"type":"ADDED","object":{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"AzureAssignedIdentity"}}`,
+		"a bookmark":                       `{"type":"BOOKMARK","object":{"kind":"AzureAssignedIdentity","apiVersion":"aadpodidentity.k8s.io/v1","metadata":{"resourceVersion":"7"}}}`,
+		"an event in another order":        `{"object":{},"type":"ADDED"}`,
+		"nothing":                          ``,
+		"what is no JSON":                  `{"apiVersion"`,
+		"a version that cannot be a group": `{"apiVersion":"a/b/c","kind":"AzureAssignedIdentity"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, errWant := k8sjson.SimpleMetaFactory{}.Interpret([]byte(text))
+			got, err := newHead("AzureAssignedIdentity").Interpret([]byte(text))
+			if (err == nil) != (errWant == nil) {
+				t.Fatalf("got error %v, want %v", err, errWant)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// assigned is an assignment with something in each part.
+func assigned(name string) *v1.AzureAssignedIdentity {
+	return &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{v1.NodeNameLabel: "node"}},
+		Spec: v1.AzureAssignedIdentitySpec{
+			Pod: "pod", PodNamespace: "apps", NodeName: "node",
+			AzureIdentityRef: &v1.AzureIdentity{
+				TypeMeta: metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity"}, ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: "app"}, Spec: v1.AzureIdentitySpec{ResourceID: "/subscriptions/s", ClientID: "c"},
+			},
+		},
+		Status: v1.AzureAssignedIdentityStatus{Status: v1.AssignedIDCreated},
+	}
+}
+
+// TestInformers: by the informer of assignments, from a real API server, comes what
+// a usual client reads: those of before, what is made, changed and deleted, and all
+// that there is after a watch whose version is too old.
+func TestInformers(t *testing.T) {
+	config, ctx := env.Start(t), t.Context()
+	scheme, err := NewScheme()
+	must(t, err)
+	usual, err := client.New(config, client.Options{Scheme: scheme})
+	must(t, err)
+	must(t, usual.Create(ctx, assigned("before")))
+	informers, err := Informers(config, scheme)
+	must(t, err)
+	heard := make(chan toolscache.Delta, 10)
+	informer := informers(nil, &v1.AzureAssignedIdentity{}, 0, toolscache.Indexers{})
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { heard <- toolscache.Delta{Type: toolscache.Added, Object: o} },
+		UpdateFunc: func(_, o any) { heard <- toolscache.Delta{Type: toolscache.Updated, Object: o} },
+		DeleteFunc: func(o any) { heard <- toolscache.Delta{Type: toolscache.Deleted, Object: o} },
+	})
+	must(t, err)
+	go informer.RunWithContext(ctx)
+	wants := func(kind toolscache.DeltaType, want client.Object) {
+		t.Helper()
+		select {
+		case got := <-heard:
+			if got.Type != kind {
+				t.Fatalf("it was %s, want %s", got.Type, kind)
+			}
+			if diff := cmp.Diff(want, got.Object); diff != "" {
+				t.Fatalf("%s (-read +heard):\n%s", kind, diff)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("nothing is heard of what was %s", kind)
+		}
+	}
+	read := func(name string) *v1.AzureAssignedIdentity {
+		t.Helper()
+		out := &v1.AzureAssignedIdentity{}
+		must(t, usual.Get(ctx, client.ObjectKey{Namespace: "default", Name: name}, out))
+		return out
+	}
+	wants(toolscache.Added, read("before"))
+	must(t, usual.Create(ctx, assigned("made")))
+	made := read("made")
+	wants(toolscache.Added, made)
+	made.Status.Status = v1.AssignedIDAssigned
+	must(t, usual.Update(ctx, made))
+	made = read("made")
+	wants(toolscache.Updated, made)
+	must(t, usual.Delete(ctx, made))
+	select {
+	case got := <-heard:
+		if gone, ok := got.Object.(*v1.AzureAssignedIdentity); got.Type != toolscache.Deleted || !ok || gone.Name != "made" {
+			t.Errorf("it was %s: %v", got.Type, got.Object)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nothing is heard of what was deleted")
+	}
+}
+
+// TestExpired: a watch that cannot be had says why, so that all is listed again.
+func TestExpired(t *testing.T) {
+	scheme, err := NewScheme()
+	must(t, err)
+	listed, err := assignmentsOf(env.Start(t), scheme)
+	must(t, err)
+	lw, ok := listed.(toolscache.ListerWatcherWithContext)
+	if !ok {
+		t.Fatalf("%T takes no context", listed)
+	}
+	watched, err := lw.WatchWithContext(t.Context(), metav1.ListOptions{ResourceVersion: "1"})
+	must(t, err)
+	defer watched.Stop()
+	for event := range watched.ResultChan() {
+		status, ok := event.Object.(*metav1.Status)
+		if event.Type != watch.Error || !ok || status.Code != 410 {
+			t.Errorf("got %s %v, want that it is expired", event.Type, event.Object)
+		}
+		return
+	}
+	t.Error("the watch ended without a word")
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// BenchmarkEvent reads an event of a watch, as the controller does and as a usual
+// client does.
+func BenchmarkEvent(b *testing.B) {
+	scheme, err := NewScheme()
+	if err != nil {
+		b.Fatal(err)
+	}
+	object := assigned("one")
+	object.TypeMeta = metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureAssignedIdentity"}
+	unordered, err := json.Marshal(object)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var ordered map[string]any // as the API server has it
+	if err := json.Unmarshal(unordered, &ordered); err != nil {
+		b.Fatal(err)
+	}
+	text, err := json.Marshal(ordered)
+	if err != nil {
+		b.Fatal(err)
+	}
+	event, err := json.Marshal(metav1.WatchEvent{Type: string(watch.Added), Object: runtime.RawExtension{Raw: text}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, serializer := range map[string]runtime.Decoder{
+		"controller": reader(scheme).Serializer,
+		"usual":      k8sjson.NewSerializerWithOptions(k8sjson.DefaultMetaFactory, scheme, scheme, k8sjson.SerializerOptions{}),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				var got metav1.WatchEvent
+				if _, _, err := serializer.Decode(event, nil, &got); err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := serializer.Decode(got.Object.Raw, nil, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
