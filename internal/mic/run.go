@@ -47,7 +47,6 @@ func Run(ctx context.Context, o Options) error {
 	for _, flag := range c.Ignored {
 		c.Logger.Warn("flag has no effect any more and can go", "flag", "--"+flag.Name, "instead", flag.Instead)
 	}
-	c.collectRarely()
 	ports, err := c.listen(ctx)
 	if err != nil {
 		return err

@@ -93,11 +93,17 @@ func (r *Reconciler) due(ctx context.Context, ref compute.Ref, last *settled) (d
 	if err != nil || !known {
 		return nil, false, err
 	}
-	if due, covered = last.covers(changes); !covered || len(due) == 0 {
-		return nil, covered, nil
+	if due, covered = last.covers(changes); !covered {
+		return nil, false, nil
 	}
-	covered, err = r.stands(ctx, ref, last, due)
-	return due, covered, err
+	if same, err := r.sameNames(ctx, last, changes.Needs); err != nil || !same {
+		return nil, false, err
+	}
+	if len(due) == 0 {
+		return nil, true, nil
+	}
+	record, err = r.observe.Record(ctx, ref)
+	return due, err == nil && record.ResourceVersion == last.record, err
 }
 
 // covers reports whether the changes leave nothing to do but to say of some needs
@@ -114,14 +120,10 @@ func (s *settled) covers(changes observe.Changes) (due []observe.Need, covered b
 	return due, len(changes.Unneeded) == 0
 }
 
-// stands reports whether what was found is still true of the needs, as the API
-// server itself has the record.
-func (r *Reconciler) stands(ctx context.Context, ref compute.Ref, last *settled, due []observe.Need) (bool, error) {
-	record, err := r.observe.Record(ctx, ref)
-	if err != nil || record.ResourceVersion != last.record {
-		return false, err
-	}
-	named, err := r.observe.Named(ctx, observe.Wanted(due))
+// sameNames reports whether the AzureIdentities that name what is needed are as the
+// whole pass found them.
+func (r *Reconciler) sameNames(ctx context.Context, last *settled, needs []observe.Need) (bool, error) {
+	named, err := r.observe.Named(ctx, observe.Wanted(needs))
 	if err != nil {
 		return false, err
 	}

@@ -200,6 +200,12 @@ func TestDue(t *testing.T) {
 			c.come(t, "d", "one")
 			c.name(t, "one")
 		}, false, nil},
+		"the AzureIdentity of one who was told is another": {func(t *testing.T, c *calm) {
+			c.name(t, "one")
+			a := pod("a")
+			must(t, c.cache.Get(t.Context(), client.ObjectKeyFromObject(a), a))
+			c.changed(t.Context(), a)
+		}, false, nil},
 		"the nodes are others": {func(_ *testing.T, c *calm) { c.observe.Doubt(c.set) }, false, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

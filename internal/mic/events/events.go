@@ -53,9 +53,6 @@ type thing struct {
 
 // New returns a Recorder that writes until ctx ends.
 func New(ctx context.Context, config *rest.Config, scheme *runtime.Scheme) (*Recorder, error) {
-	config = rest.CopyConfig(config)
-	// Events are among what is written most, and cost less in this encoding.
-	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
 	clients, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("preparing to write events: %w", err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -163,7 +164,8 @@ func (w *world) restart(ctx context.Context, _ sizes, _ *assignments) ([]report.
 	}, nil
 }
 
-// podEvents makes pods change, come and go whose identities are there already.
+// podEvents makes pods change, come and go whose identities are there already, and
+// then ends MIC and what seen is filled by.
 func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]report.Row, error) {
 	atRest, err := w.atRest(ctx)
 	if err != nil {
@@ -197,6 +199,7 @@ func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]re
 	if err := w.mic.Stop(); err != nil {
 		return nil, err
 	}
+	seen.stop()
 	one, err := w.writeCost(ctx)
 	if err != nil {
 		return nil, err
@@ -214,37 +217,49 @@ func (w *world) podEvents(ctx context.Context, s sizes, seen *assignments) ([]re
 }
 
 // writeCost is the processor time that the same client spends on one write of an
-// assignment, measured on this process while MIC is stopped.
+// assignment, the middle one of some rounds, measured on this process while MIC is
+// stopped and nobody watches.
 func (w *world) writeCost(ctx context.Context) (time.Duration, error) {
 	var list v1.AzureAssignedIdentityList
 	if err := w.cluster.Kube.List(ctx, &list, client.Limit(1)); err != nil || len(list.Items) == 0 {
 		return 0, fmt.Errorf("looking for an assignment: there are %d: %w", len(list.Items), err)
 	}
 	const n = 300
-	before, err := ownCPU()
-	if err != nil {
-		return 0, err
+	var rounds [7]time.Duration
+	for round := range rounds {
+		before, err := ownCPU()
+		if err != nil {
+			return 0, err
+		}
+		if err := each(ctx, n, func(ctx context.Context, i int) error { return w.writeThrice(ctx, i, list.Items[0].Spec) }); err != nil {
+			return 0, err
+		}
+		after, err := ownCPU()
+		if err != nil {
+			return 0, err
+		}
+		rounds[round] = (after - before) / (3 * n)
 	}
-	err = each(ctx, n, func(ctx context.Context, i int) error {
-		object := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("cost-%d", i)}, Spec: list.Items[0].Spec}
-		if err := w.cluster.Kube.Create(ctx, object); err != nil {
-			return fmt.Errorf("creating an assignment: %w", err)
-		}
-		base := object.DeepCopy()
-		object.Status.Status = v1.AssignedIDAssigned
-		if err := w.cluster.Kube.Patch(ctx, object, client.MergeFrom(base)); err != nil {
-			return fmt.Errorf("patching an assignment: %w", err)
-		}
-		if err := w.cluster.Kube.Delete(ctx, object); err != nil {
-			return fmt.Errorf("deleting an assignment: %w", err)
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
+	sayf("large: one write costs %v", rounds)
+	slices.Sort(rounds[:])
+	return rounds[len(rounds)/2], nil
+}
+
+// writeThrice makes, changes and deletes an assignment.
+func (w *world) writeThrice(ctx context.Context, i int, spec v1.AzureAssignedIdentitySpec) error {
+	object := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("cost-%d", i)}, Spec: spec}
+	if err := w.cluster.Kube.Create(ctx, object); err != nil {
+		return fmt.Errorf("creating an assignment: %w", err)
 	}
-	after, err := ownCPU()
-	return (after - before) / (3 * n), err
+	base := object.DeepCopy()
+	object.Status.Status = v1.AssignedIDAssigned
+	if err := w.cluster.Kube.Patch(ctx, object, client.MergeFrom(base)); err != nil {
+		return fmt.Errorf("patching an assignment: %w", err)
+	}
+	if err := w.cluster.Kube.Delete(ctx, object); err != nil {
+		return fmt.Errorf("deleting an assignment: %w", err)
+	}
+	return nil
 }
 
 func ownCPU() (time.Duration, error) {

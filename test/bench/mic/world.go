@@ -129,6 +129,8 @@ func (w *world) kill(ctx context.Context, n int, pod func(i int) client.Object) 
 
 // assignments counts the AzureAssignedIdentities.
 type assignments struct {
+	stop func() // ends the counting
+
 	mu       sync.Mutex
 	assigned map[string]bool // by name: whether its state is Assigned
 	ever     int             // how many were made
@@ -167,6 +169,7 @@ func (w *world) follow(ctx context.Context) (a *assignments, stop func(), err er
 		})
 	}
 	stop = func() { cancel(); <-ran }
+	a.stop = stop
 	if err != nil {
 		stop()
 		return nil, nil, fmt.Errorf("counting assignments: %w", err)
