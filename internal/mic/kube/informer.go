@@ -42,24 +42,24 @@ func assignmentsOf(config *rest.Config, scheme *runtime.Scheme) (toolscache.List
 	config.GroupVersion, config.APIPath = &v1.GroupVersion, "/apis"
 	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, ""
 	config.NegotiatedSerializer = codec{runtime.NewSimpleNegotiatedSerializer(reader(scheme))}
-	rest, err := rest.RESTClientFor(config)
+	api, err := rest.RESTClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("preparing to watch assignments: %w", err)
 	}
 	parameters := runtime.NewParameterCodec(scheme)
 	return &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return rest.Get().Resource(AssignmentResource).VersionedParams(&options, parameters).Do(ctx).Get()
+			return api.Get().Resource(assignmentResource).VersionedParams(&options, parameters).Do(ctx).Get()
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			options.Watch = true
-			return rest.Get().Resource(AssignmentResource).VersionedParams(&options, parameters).Watch(ctx)
+			return api.Get().Resource(assignmentResource).VersionedParams(&options, parameters).Watch(ctx)
 		},
 	}, nil
 }
 
-// AssignmentResource is where the API server has the AzureAssignedIdentities.
-const AssignmentResource = "azureassignedidentities"
+// assignmentResource is where the API server has the AzureAssignedIdentities.
+const assignmentResource = "azureassignedidentities"
 
 // codec leaves objects as they come, and without their kind, as typed clients do.
 type codec struct{ runtime.NegotiatedSerializer }

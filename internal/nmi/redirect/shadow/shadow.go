@@ -22,7 +22,8 @@ import (
 
 // Find names every rule that stops or diverts pods' connections to the metadata
 // endpoint in a chain of prerouting whose priority comes before that of the
-// redirect. The namespace is a file descriptor; 0 is the process's own.
+// redirect. The namespace is a file descriptor; 0 is the process's own. What it
+// returns with an error is true, and may not be all.
 func Find(namespace int, metadata netip.AddrPort, priority int32) ([]string, error) {
 	conn, err := nftables.New(nftables.WithNetNSFd(namespace))
 	if err != nil {
@@ -35,12 +36,13 @@ func Find(namespace int, metadata netip.AddrPort, priority int32) ([]string, err
 	s := search{conn: conn, metadata: metadata, seen: map[string]bool{}}
 	for _, chain := range chains {
 		if before(chain, priority) {
-			if err := s.chain(chain); err != nil {
-				return nil, fmt.Errorf("looking for rules before the redirect: %w", err)
-			}
+			s.chain(chain)
 		}
 	}
 	slices.Sort(s.found)
+	if err := errors.Join(s.unread...); err != nil {
+		return s.found, fmt.Errorf("looking for rules before the redirect: %w", err)
+	}
 	return s.found, nil
 }
 
@@ -64,41 +66,37 @@ type search struct {
 	metadata netip.AddrPort
 	seen     map[string]bool
 	found    []string
+	unread   []error // what could not be looked at
 }
 
-func (s *search) chain(c *nftables.Chain) error {
+func (s *search) chain(c *nftables.Chain) {
 	if s.seen[c.Table.Name+"\x00"+c.Name] {
-		return nil
+		return
 	}
 	s.seen[c.Table.Name+"\x00"+c.Name] = true
 	rules, err := s.conn.GetRules(c.Table, c)
 	if err != nil {
-		return fmt.Errorf("reading the rules of chain %s of table %s: %w", c.Name, c.Table.Name, err)
+		s.unread = append(s.unread, fmt.Errorf("reading the rules of chain %s of table %s: %w", c.Name, c.Table.Name, err))
 	}
 	for _, rule := range rules {
-		if err := s.rule(c, rule.Exprs); err != nil {
-			return err
-		}
+		s.rule(c, rule.Exprs)
 	}
-	return nil
 }
 
-func (s *search) rule(c *nftables.Chain, exprs []expr.Any) error {
-	var unread error
+func (s *search) rule(c *nftables.Chain, exprs []expr.Any) {
 	found := judge(exprs, s.metadata, func(name string) set {
 		read, err := readSet(s.conn, c.Table, name)
-		unread = errors.Join(unread, err)
+		if err != nil {
+			s.unread = append(s.unread, err)
+		}
 		return read
 	})
 	if found.does != "" {
 		s.found = append(s.found, fmt.Sprintf("chain %s of table %s %s what pods send to %s", c.Name, c.Table.Name, found.does, s.metadata))
 	}
 	for _, next := range found.next {
-		if err := s.chain(&nftables.Chain{Name: next, Table: c.Table}); err != nil {
-			return err
-		}
+		s.chain(&nftables.Chain{Name: next, Table: c.Table})
 	}
-	return unread
 }
 
 // fate is what becomes of a pod's connection to the metadata endpoint by a rule.

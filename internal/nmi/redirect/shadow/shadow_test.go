@@ -101,3 +101,19 @@ func TestFind(t *testing.T) {
 		})
 	}
 }
+
+// TestUnread: a set that cannot be read is an error, and hides no other rule.
+func TestUnread(t *testing.T) {
+	n := netns.ForTest(t, "node")
+	const six = "ip daddr . tcp dport . ip saddr . tcp sport . ip daddr . tcp sport" // more than are understood
+	run(t, n, "nft add table ip t { set s { type ipv4_addr . inet_service . ipv4_addr . inet_service . ipv4_addr . inet_service; };"+
+		" chain a { type filter hook prerouting priority -300; "+six+" @s drop; };"+
+		" chain b { type filter hook prerouting priority -299; ip daddr 169.254.169.254 drop; }; }")
+	got, err := shadow.Find(n.FD(), netip.MustParseAddrPort("169.254.169.254:80"), -110)
+	if err == nil || !strings.Contains(err.Error(), "reading set s of table t") {
+		t.Errorf("got error %v, want one that names the set", err)
+	}
+	if diff := cmp.Diff([]string{"chain b of table t drops what pods send to 169.254.169.254:80"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
