@@ -21,8 +21,8 @@ import (
 type NewInformer func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer
 
 // Informers returns what makes the informers of a cache. They are client-go's; the
-// one of AzureAssignedIdentities, which change with each pod, reads what the API
-// server sends once instead of twice.
+// one of AzureAssignedIdentities, which change with each pod, reads less often what
+// the API server sends once.
 func Informers(config *rest.Config, scheme *runtime.Scheme) (NewInformer, error) {
 	assignments, err := assignmentsOf(config, scheme)
 	if err != nil {
@@ -73,7 +73,7 @@ func reader(scheme *runtime.Scheme) runtime.SerializerInfo {
 	text := json.NewSerializerWithOptions(newHead("AzureAssignedIdentity"), scheme, scheme, json.SerializerOptions{})
 	return runtime.SerializerInfo{
 		MediaType: runtime.ContentTypeJSON, MediaTypeType: "application", MediaTypeSubType: "json", EncodesAsText: true, Serializer: text,
-		StreamSerializer: &runtime.StreamSerializerInfo{EncodesAsText: true, Serializer: text, Framer: json.Framer},
+		StreamSerializer: &runtime.StreamSerializerInfo{EncodesAsText: true, Serializer: events{text}, Framer: lines{json.Framer}},
 	}
 }
 
@@ -86,9 +86,6 @@ type head struct {
 	prefix []byte
 }
 
-// eventHead is how an event of a watch begins, which has no kind of its own.
-const eventHead = `{"type":"`
-
 func newHead(kind string) head {
 	return head{
 		kind:   v1.GroupVersion.WithKind(kind),
@@ -98,11 +95,8 @@ func newHead(kind string) head {
 
 // Interpret implements [json.MetaFactory].
 func (h head) Interpret(data []byte) (*schema.GroupVersionKind, error) {
-	switch {
-	case bytes.HasPrefix(data, h.prefix):
+	if bytes.HasPrefix(data, h.prefix) {
 		return new(h.kind), nil
-	case bytes.HasPrefix(data, []byte(eventHead)):
-		return &schema.GroupVersionKind{}, nil
 	}
 	return h.SimpleMetaFactory.Interpret(data) //nolint:wrapcheck // it stands in its place
 }
