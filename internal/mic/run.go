@@ -90,10 +90,10 @@ func (c config) manager(recorder *events.Recorder, scheme *runtime.Scheme) (mana
 		Metrics:        metricsserver.Options{BindAddress: "0"}, // served beside our own
 		LeaderElection: true, LeaderElectionResourceLockInterface: lock, LeaderElectionReleaseOnCancel: true,
 		LeaseDuration: &timing.Lease, RenewDeadline: &timing.Renew, RetryPeriod: &timing.Retry,
-		Controller: ctrlconfig.Controller{
-			EnableWarmup:       new(true), // so that another leader needs no start
-			SkipNameValidation: new(true), // names are unique in a manager, not in a process
-		},
+		// The caches, which are asked for before the start, follow the cluster on every
+		// replica. The queues do not: who waits to lead for weeks would gather the key of
+		// every pod that has ever been.
+		Controller: ctrlconfig.Controller{SkipNameValidation: new(true)}, // names are unique in a manager, not in a process
 	})
 	if err != nil {
 		return nil, fmt.Errorf("preparing the controllers: %w", err)

@@ -26,6 +26,7 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/azuresim/journal"
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic"
+	"github.com/aad-pod-identity/aad-pod-identity/test/replica"
 )
 
 // childVariable tells a copy of this test program that it is a controller, and
@@ -116,18 +117,24 @@ func says(text string) func(int, string) bool {
 // TestTakeover: the leader is killed while Azure attaches an identity for it.
 // Another replica leads within the lease's duration and 2 seconds, and finishes
 // the work without a second request to attach. One that ends cleanly is replaced
-// at once.
+// at once. Who waits to lead does not gather the keys of all that comes and goes.
 func TestTakeover(t *testing.T) {
 	const duration = 8 * time.Second
 	w := newWorld(t, azuresim.Config{ARMLatency: 3 * time.Second})
 	s := w.scene(t, "takeover", scaleSets)
 	s.identity(t, "demo")
 	kubeconfig := w.kubeconfig(t)
-	spawn := func() *process { return w.spawn(t, kubeconfig, "--leader-election-duration="+duration.String()) }
+	spawn := func(args ...string) *process {
+		return w.spawn(t, kubeconfig, append(args, "--leader-election-duration="+duration.String())...)
+	}
 	first := spawn()
 	get(t, first.health, says("Active"))
-	second := spawn()
+	port := freePort(t)
+	second := spawn("--prometheus-port=" + port)
 	get(t, strings.Replace(second.health, "healthz", "readyz", 1), says("ok"))
+	if status, text := fetch(t, "http://127.0.0.1:"+port+"/metrics"); status != http.StatusOK || replica.Sum(text, "workqueue_depth") > 0 {
+		t.Errorf("who waits to lead answers %d and has gathered %v keys", status, replica.Sum(text, "workqueue_depth"))
+	}
 
 	pod := s.pod(t, "web", "demo")
 	if _, err := w.sim.Journal.Wait(t.Context(), func(e journal.Entry) bool { return s.ours(e, http.MethodPatch) }); err != nil {

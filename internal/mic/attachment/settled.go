@@ -102,8 +102,8 @@ func (r *Reconciler) due(ctx context.Context, ref compute.Ref, last *settled) (d
 	if len(due) == 0 {
 		return nil, true, nil
 	}
-	record, err = r.observe.Record(ctx, ref)
-	return due, err == nil && record.ResourceVersion == last.record, err
+	same, err := r.observe.IsRecordAt(ctx, ref, last.record)
+	return due, same, err
 }
 
 // covers reports whether the changes leave nothing to do but to say of some needs

@@ -82,6 +82,20 @@ func (o *Observer) Record(ctx context.Context, ref compute.Ref) (*v1.AzureIdenti
 	return out, nil
 }
 
+// IsRecordAt reports whether the API server itself has the record in that version.
+func (o *Observer) IsRecordAt(ctx context.Context, ref compute.Ref, version string) (bool, error) {
+	out := &metav1.PartialObjectMetadata{}
+	out.SetGroupVersionKind(v1.GroupVersion.WithKind("AzureIdentityAttachment"))
+	err := o.Live.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: RecordName(ref)}, out)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading the version of the record of %s: %w", ref, err)
+	}
+	return out.ResourceVersion == version, nil
+}
+
 // RecordName returns the name of a resource's AzureIdentityAttachment: the
 // resource's own name, to be read, and a hash of its ARM ID, since names repeat
 // over resource groups and subscriptions.
