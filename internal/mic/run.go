@@ -129,6 +129,7 @@ func (c config) register(ctx context.Context, mgr manager.Manager, recorder *eve
 	if err != nil {
 		return err
 	}
+	lookup := kube.Lookup{Reader: mgr.GetClient(), Shared: shared}
 	attached := newAttachmentMetrics(ctx, metrics.registry, mgr.GetClient())
 	attachments := attachment.NewReconciler(attachment.Options{
 		Client: statusWriter{mgr.GetClient(), recorder, metrics.statusFailed}, Shared: shared, Live: mgr.GetAPIReader(), Events: recorder, ARM: c.cloud.arm, Namespace: c.namespace,
@@ -142,11 +143,11 @@ func (c config) register(ctx context.Context, mgr manager.Manager, recorder *eve
 		Begin: attachments.WaitAdopted, Watchdog: dog,
 	})
 	return errors.Join(
-		kube.AddIndexes(ctx, mgr.GetFieldIndexer()),
+		kube.AddIndexes(ctx, mgr.GetFieldIndexer(), shared),
 		assignments.Register(mgr),
 		attachments.Register(mgr),
-		validity.Register(mgr, recorder, dog),
-		refusal.Register(mgr, recorder),
+		validity.Register(mgr, lookup, recorder, dog),
+		refusal.Register(mgr, lookup, recorder),
 		c.untaint(ctx, mgr, dog),
 		mgr.Add(always(c.cloud.follow)),
 		c.serve(mgr, state, metrics, ports),

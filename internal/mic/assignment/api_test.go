@@ -24,6 +24,7 @@ func TestController(t *testing.T) {
 		play func(*testing.T, *world)
 	}{
 		{"pods-lag", podCacheLags},
+		{"departs", podDeparts},
 		{"own-writes", ownWritesUnseen},
 		{"metadata", metadataWritesNothing},
 		{"strangers", strangersDataStays},
@@ -71,6 +72,29 @@ func podCacheLags(t *testing.T, w *world) {
 	// A pod without the label any more is one that is gone, also when its event is late.
 	edit(t, w, pod, func(p *corev1.Pod) { delete(p.Labels, v1.PodLabel) })
 	w.assignments(t, "lag", "none", count(0))
+}
+
+// podDeparts: whether a pod that ends has a successor of its name is asked where it
+// can have one.
+func podDeparts(t *testing.T, w *world) {
+	w.namespace(t, "departs", "demo")
+	sent, _ := w.run(t, false)
+	lasting := w.pod(t, "departs", "web-0", "n0")
+	once := lasting.DeepCopy()
+	once.ObjectMeta = metav1.ObjectMeta{Namespace: "departs", GenerateName: "web-", Name: "web-x2x4v", Labels: lasting.Labels}
+	w.create(t, once)
+	w.assignments(t, "departs", "both", count(2))
+	w.kill(t, lasting)
+	w.kill(t, once)
+	w.assignments(t, "departs", "none", count(0))
+	sent.mu.Lock()
+	defer sent.mu.Unlock()
+	if got := sent.lists["pods?metadata.name=web-0"]; got == 0 {
+		t.Error("nobody looked for a successor of the one that may have one")
+	}
+	if got := sent.lists["pods?metadata.name=web-x2x4v"]; got > 0 {
+		t.Errorf("somebody looked %d times for a successor of the one whose name is random", got)
+	}
 }
 
 func copyOf(t *testing.T, w *world, namespace, name string) *v1.AzureIdentity {

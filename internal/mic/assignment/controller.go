@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -45,7 +44,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 	}
 	cache := mgr.GetCache()
 	return errors.Join(
-		c.Watch(source.Kind(cache, &corev1.Pod{}, &handler.TypedEnqueueRequestForObject[*corev1.Pod]{}, podChanged())),
+		c.Watch(source.Kind(cache, &corev1.Pod{}, &onPod{departed: &r.departed}, podChanged())),
 		c.Watch(source.Kind(cache, &v1.AzureIdentity{}, kube.Touched(r.podsOfIdentity), identityChanged())),
 		c.Watch(source.Kind(cache, &v1.AzureIdentityBinding{}, kube.Touched(r.podsOfBinding), predicate.TypedGenerationChangedPredicate[*v1.AzureIdentityBinding]{})),
 		// Somebody edits or deletes an assignment, or it has no pod any more.

@@ -197,7 +197,7 @@ func (w *world) run(t *testing.T, namespaced bool) (sent *traffic, stop func()) 
 		t.Fatal(err)
 	}
 	reconciler := assignment.NewReconciler(assignment.Options{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: recorder, Namespaced: namespaced})
-	for _, err := range []error{kube.AddIndexes(ctx, mgr.GetFieldIndexer()), reconciler.Register(mgr)} {
+	for _, err := range []error{kube.AddIndexes(ctx, mgr.GetFieldIndexer(), nil), reconciler.Register(mgr)} {
 		if err != nil {
 			t.Fatal(err)
 		}

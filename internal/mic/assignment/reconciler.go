@@ -55,6 +55,7 @@ type Reconciler struct {
 	namespaced bool
 	written    func(string, time.Duration, error)
 	pending    pending
+	departed   departed
 	begin      func(context.Context) error
 	watchdog   *watchdog.Watchdog
 }
@@ -99,10 +100,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if pod == nil && len(current) > 0 {
-		if there, err := r.exists(ctx, key); there || err != nil {
-			return reconcile.Result{RequeueAfter: lookAgain}, err
-		}
+	if late, err := r.late(ctx, key, pod, current); late || err != nil {
+		return reconcile.Result{RequeueAfter: lookAgain}, err
 	}
 	snapshot, err := r.decide(ctx, key, pod)
 	if err != nil {
@@ -129,6 +128,19 @@ func stale(err error) bool {
 		}
 	}
 	return true
+}
+
+// late reports whether the cache does not show a pod that is there, and whose
+// assignments it shows.
+func (r *Reconciler) late(ctx context.Context, key identity.Key, pod *corev1.Pod, current []*v1.AzureAssignedIdentity) (bool, error) {
+	if pod != nil || len(current) == 0 {
+		r.departed.forget(key)
+		return false, nil
+	}
+	if r.departed.has(key) {
+		return false, nil
+	}
+	return r.exists(ctx, key)
 }
 
 // exists asks the API server itself whether there is such a pod with the label.

@@ -66,7 +66,7 @@ func newCluster(t *testing.T) client.WithWatch {
 	scheme, err := kube.NewScheme()
 	must(t, err)
 	builder := fake.NewClientBuilder().WithScheme(scheme)
-	must(t, kube.AddIndexes(t.Context(), fields{builder}))
+	must(t, kube.AddIndexes(t.Context(), fields{builder}, nil))
 	return builder.Build()
 }
 

@@ -119,7 +119,7 @@ func (w *world) startKube(t *testing.T) {
 			object.SetUID(uuid.NewUUID()) // as the API server does
 			return c.Create(ctx, object, options...)
 		}})
-	if err := kube.AddIndexes(t.Context(), indexer{builder}); err != nil {
+	if err := kube.AddIndexes(t.Context(), indexer{builder}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i, id := range w.resources {

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -26,29 +27,34 @@ const (
 	byRefused  = "refused"  // attachments: the managed identities that are in trouble there
 )
 
-// AddIndexes registers the indexes. It must be called once, before the cache
-// starts.
-func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
-	for _, index := range []struct {
-		object client.Object
-		name   string
-		keys   client.IndexerFunc
-	}{
-		{&corev1.Pod{}, bySelector, of(selectorOf)},
-		{&v1.AzureIdentityBinding{}, bySelector, of(Selectors)},
-		{&v1.AzureIdentityBinding{}, byIdentity, of(func(b *v1.AzureIdentityBinding) []string {
-			var out []string
-			for _, key := range Names(b) {
-				out = append(out, key.String())
-			}
-			return out
-		})},
-		{&v1.AzureAssignedIdentity{}, byPod, of(podOf)},
-		{&v1.AzureAssignedIdentity{}, byNode, of(nodeOf)},
-		{&corev1.Node{}, byRef, of(refOf)},
-		{&v1.AzureIdentity{}, byResource, of(resourceOf)},
-		{&v1.AzureIdentityAttachment{}, byRefused, of(Troubled)},
-	} {
+// index finds the objects of a kind.
+type index struct {
+	object client.Object
+	name   string
+	keys   client.IndexerFunc
+	shared *toolscache.Indexer // where a [Shared] has it; nil: it has not
+}
+
+func indexes(s *Shared) []index {
+	return []index{
+		{&corev1.Node{}, byRef, of(refOf), &s.nodes},
+		{&corev1.Pod{}, bySelector, of(selectorOf), &s.pods},
+		{&v1.AzureAssignedIdentity{}, byPod, of(podOf), &s.assignments},
+		{&v1.AzureAssignedIdentity{}, byNode, of(nodeOf), &s.assignments},
+		{&v1.AzureIdentity{}, byResource, of(resourceOf), &s.identities},
+		{&v1.AzureIdentityBinding{}, bySelector, of(Selectors), &s.bindings},
+		{&v1.AzureIdentityBinding{}, byIdentity, of(identitiesOf), nil},
+		{&v1.AzureIdentityAttachment{}, byRefused, of(Troubled), nil},
+	}
+}
+
+// AddIndexes registers the indexes that a [Lookup] with such a Shared, or with none,
+// asks the client for. It must be called once, before the cache starts.
+func AddIndexes(ctx context.Context, indexer client.FieldIndexer, shared *Shared) error {
+	for _, index := range indexes(&Shared{}) {
+		if shared != nil && index.shared != nil {
+			continue
+		}
 		if err := indexer.IndexField(ctx, index.object, index.name, index.keys); err != nil {
 			return fmt.Errorf("indexing %T by %s: %w", index.object, index.name, err)
 		}
@@ -67,6 +73,14 @@ func of[T client.Object](keys func(T) []string) client.IndexerFunc {
 }
 
 func selectorOf(p *corev1.Pod) []string { return some(p.Labels[v1.PodLabel]) }
+
+func identitiesOf(b *v1.AzureIdentityBinding) []string {
+	var out []string
+	for _, key := range Names(b) {
+		out = append(out, key.String())
+	}
+	return out
+}
 
 func podOf(a *v1.AzureAssignedIdentity) []string { return some(PodOf(a).String()) }
 

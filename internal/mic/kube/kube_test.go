@@ -1,10 +1,12 @@
 package kube_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
@@ -61,6 +63,37 @@ func TestManagedIdentity(t *testing.T) {
 			test.edit(a)
 			if id, needed := kube.ManagedIdentity(a); needed != test.needed || id.IsZero() == test.needed {
 				t.Errorf("got %s, %v", id, needed)
+			}
+		})
+	}
+}
+
+// TestNamedOnce: the name of a pod is nobody else's if the API server made it up.
+func TestNamedOnce(t *testing.T) {
+	for why, c := range map[string]struct {
+		generate, name string
+		want           bool
+	}{
+		"a ReplicaSet's":                  {"web-5d5f8b7c9d-", "web-5d5f8b7c9d-x2x4v", true},
+		"a Job's":                         {"backup-", "backup-zzzzz", true},
+		"made by hand":                    {"", "web", false},
+		"made by hand, and it looks so":   {"", "x2x4v", false},
+		"a StatefulSet's":                 {"web-", "web-0", false},
+		"a StatefulSet's, of five digits": {"web-", "web-24567", false},
+		"of random digits, by chance":     {"web-5d5f8b7c9d-", "web-5d5f8b7c9d-24567", false},
+		"too short an end":                {"web-", "web-x2x4", false},
+		"too long an end":                 {"web-", "web-x2x4vv", false},
+		"a letter that is never used":     {"web-", "web-x2a4v", false},
+		"a digit that is never used":      {"web-", "web-x0x4v", false},
+		"two parts":                       {"web-", "web-x2-4v", false},
+		"another name altogether":         {"web-", "api-x2x4v", false},
+		"a long one, cut by the server":   {strings.Repeat("a", 60), strings.Repeat("a", 58) + "x2x4v", false},
+		"its generateName alone":          {"web-", "web-", false},
+	} {
+		t.Run(why, func(t *testing.T) {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: c.generate, Name: c.name}}
+			if got := kube.NamedOnce(pod); got != c.want {
+				t.Errorf("%s of %q: %v", c.name, c.generate, got)
 			}
 		})
 	}

@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 
-	corev1 "k8s.io/api/core/v1"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	v1 "github.com/aad-pod-identity/aad-pod-identity/api/v1"
 )
 
 // Shared finds the cache's own objects, by their keys and by the indexes that every
@@ -24,19 +21,10 @@ type Shared struct {
 // cache starts.
 func NewShared(ctx context.Context, informers cache.Informers) (*Shared, error) {
 	out := &Shared{}
-	for _, index := range []struct {
-		into   *toolscache.Indexer
-		object client.Object
-		name   string
-		keys   client.IndexerFunc
-	}{
-		{&out.nodes, &corev1.Node{}, byRef, of(refOf)},
-		{&out.pods, &corev1.Pod{}, bySelector, of(selectorOf)},
-		{&out.assignments, &v1.AzureAssignedIdentity{}, byNode, of(nodeOf)},
-		{&out.assignments, &v1.AzureAssignedIdentity{}, byPod, of(podOf)},
-		{&out.bindings, &v1.AzureIdentityBinding{}, bySelector, of(Selectors)},
-		{&out.identities, &v1.AzureIdentity{}, byResource, of(resourceOf)},
-	} {
+	for _, index := range indexes(out) {
+		if index.shared == nil {
+			continue
+		}
 		indexer, err := share(ctx, informers, index.object, toolscache.Indexers{index.name: func(object any) ([]string, error) {
 			typed, ok := object.(client.Object)
 			if !ok {
@@ -47,7 +35,7 @@ func NewShared(ctx context.Context, informers cache.Informers) (*Shared, error) 
 		if err != nil {
 			return nil, fmt.Errorf("indexing %T by %s: %w", index.object, index.name, err)
 		}
-		*index.into = indexer
+		*index.shared = indexer
 	}
 	return out, nil
 }

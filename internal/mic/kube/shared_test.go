@@ -76,7 +76,7 @@ func TestSharedFindsWhatTheClientDoes(t *testing.T) {
 	scheme, err := kube.NewScheme()
 	must(t, err)
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(few()...)
-	must(t, kube.AddIndexes(t.Context(), indexer{builder}))
+	must(t, kube.AddIndexes(t.Context(), indexer{builder}, nil))
 	known := informers{of: map[string]toolscache.SharedIndexInformer{}}
 	shared, err := kube.NewShared(t.Context(), known)
 	must(t, err)

@@ -38,11 +38,11 @@ func only(all map[string]string, key string) map[string]string {
 	return nil
 }
 
-// trimPod keeps what an assignment depends on.
+// trimPod keeps what an assignment depends on, and by what its name was made up.
 func trimPod(pod *corev1.Pod) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+			Namespace: pod.Namespace, Name: pod.Name, GenerateName: pod.GenerateName, UID: pod.UID,
 			ResourceVersion: pod.ResourceVersion, DeletionTimestamp: pod.DeletionTimestamp,
 			Labels: only(pod.Labels, v1.PodLabel),
 		},

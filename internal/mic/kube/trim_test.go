@@ -42,7 +42,7 @@ func transform(t *testing.T, kind client.Object) toolscache.TransformFunc {
 func TestScopeTrims(t *testing.T) {
 	created := metav1.NewTime(time.Unix(1_700_000_000, 0))
 	full := metav1.ObjectMeta{
-		Namespace: "ns", Name: "n", UID: "u", ResourceVersion: "1", Generation: 2, CreationTimestamp: created,
+		Namespace: "ns", Name: "n", GenerateName: "g", UID: "u", ResourceVersion: "1", Generation: 2, CreationTimestamp: created,
 		Labels:          map[string]string{v1.PodLabel: "x", v1.NodeNameLabel: "node", "app": "web"},
 		Annotations:     map[string]string{"big": "value", v1.BehaviorAnnotation: v1.BehaviorNamespaced},
 		Finalizers:      []string{"a", "b"},
@@ -59,7 +59,7 @@ func TestScopeTrims(t *testing.T) {
 	for _, test := range []struct{ in, want client.Object }{
 		{
 			&corev1.Pod{ObjectMeta: full, Spec: corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{}}}, Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1", Conditions: []corev1.PodCondition{{Type: corev1.PodReady}, {Type: corev1.PodScheduled, Message: "x"}}}},
-			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "n", UID: "u", ResourceVersion: "1", Labels: map[string]string{v1.PodLabel: "x"}}, Spec: corev1.PodSpec{NodeName: "node"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled}}}},
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "n", GenerateName: "g", UID: "u", ResourceVersion: "1", Labels: map[string]string{v1.PodLabel: "x"}}, Spec: corev1.PodSpec{NodeName: "node"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled}}}},
 		},
 		{
 			&corev1.Node{ObjectMeta: full, Spec: corev1.NodeSpec{ProviderID: "p", PodCIDR: "x"}},

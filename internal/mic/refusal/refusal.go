@@ -42,8 +42,8 @@ import (
 const owner = "aad-pod-identity-mic-attachable"
 
 // Register adds the controller to the manager.
-func Register(mgr manager.Manager, recorder *events.Recorder) error {
-	r := &reconciler{client: mgr.GetClient(), lookup: kube.Lookup{Reader: mgr.GetClient()}, events: recorder}
+func Register(mgr manager.Manager, lookup kube.Lookup, recorder *events.Recorder) error {
+	r := &reconciler{client: mgr.GetClient(), lookup: lookup, events: recorder}
 	c, err := controller.New("identity-refusal", mgr, controller.Options{
 		Reconciler:              r,
 		MaxConcurrentReconciles: 2,

@@ -66,8 +66,8 @@ func OfBinding(object *v1.AzureIdentityBinding, named *v1.AzureIdentity) Verdict
 }
 
 // Register adds the two controllers to the manager; the watchdog may be nil.
-func Register(mgr manager.Manager, recorder *events.Recorder, dog *watchdog.Watchdog) error {
-	r := &reconciler{client: mgr.GetClient(), lookup: kube.Lookup{Reader: mgr.GetClient()}, events: recorder}
+func Register(mgr manager.Manager, lookup kube.Lookup, recorder *events.Recorder, dog *watchdog.Watchdog) error {
+	r := &reconciler{client: mgr.GetClient(), lookup: lookup, events: recorder}
 	identities, errIdentities := newController(mgr, "identity-validity", dog, r.reconcileIdentity)
 	bindings, errBindings := newController(mgr, "binding-validity", dog, r.reconcileBinding)
 	if err := errors.Join(errIdentities, errBindings); err != nil {
@@ -111,11 +111,11 @@ func (r *reconciler) bindingsOf(ctx context.Context, i *v1.AzureIdentity) []reco
 }
 
 func (r *reconciler) reconcileIdentity(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
-	object, err := r.lookup.Identity(ctx, kube.KeyOf(request))
-	if object == nil {
+	base, err := r.lookup.Identity(ctx, kube.KeyOf(request))
+	if base == nil {
 		return reconcile.Result{}, err
 	}
-	base := object.DeepCopy()
+	object := base.DeepCopy()
 	say := said{object: object, base: base, conditions: &object.Status.Conditions, ref: events.Identity(object)}
 	return r.say(ctx, say, OfIdentity(object))
 }

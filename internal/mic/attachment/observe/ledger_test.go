@@ -147,7 +147,7 @@ func newCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme)
-	if err := kube.AddIndexes(t.Context(), indexer{builder}); err != nil {
+	if err := kube.AddIndexes(t.Context(), indexer{builder}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i, set := range []string{"set", "set", "other"} {
