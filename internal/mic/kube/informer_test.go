@@ -194,7 +194,7 @@ func BenchmarkEvent(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			endless := io.NopCloser(&again{text: event})
-			decoder := restwatch.NewDecoder(streaming.NewDecoder(by.StreamSerializer.Framer.NewFrameReader(endless), by.StreamSerializer.Serializer), by.Serializer)
+			decoder := restwatch.NewDecoder(streaming.NewDecoder(by.StreamSerializer.NewFrameReader(endless), by.StreamSerializer.Serializer), by.Serializer)
 			for b.Loop() {
 				if _, _, err := decoder.Decode(); err != nil {
 					b.Fatal(err)

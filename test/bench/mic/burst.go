@@ -98,7 +98,7 @@ func selector(i int) string     { return fmt.Sprintf("selector-%04d", i) }
 // burstPod spreads the pods of each selector over all scale sets.
 func burstPod(i int) client.Object {
 	node := (7*i + i/burstSelectors) % (burstScaleSets * burstNodes)
-	return newPod(apps, fmt.Sprintf("web-%05d", i), nodeName(node), selector(i%burstSelectors))
+	return newPod(apps, "web", i, nodeName(node), selector(i%burstSelectors))
 }
 
 // idle makes 500 events that concern no assignment: the old controller went
@@ -106,7 +106,7 @@ func burstPod(i int) client.Object {
 func (w *world) idle(ctx context.Context) ([]report.Row, error) {
 	const n = 100
 	other := func(i int) client.Object {
-		return newPod(apps, fmt.Sprintf("other-%05d", i), nodeName(i%burstNodes), "")
+		return newPod(apps, "other", i, nodeName(i%burstNodes), "")
 	}
 	meta := func(i int) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: apps, Name: identityName(i)} }
 	atRest, err := w.atRest(ctx)
@@ -120,7 +120,7 @@ func (w *world) idle(ctx context.Context) ([]report.Row, error) {
 		func() error { return w.kill(ctx, n, other) },
 		func() error {
 			return w.annotate(ctx, n, func(i int) client.Object {
-				return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: apps, Name: fmt.Sprintf("web-%05d", i)}}
+				return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: apps, Name: podName("web", i)}}
 			})
 		},
 		func() error {

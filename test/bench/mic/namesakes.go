@@ -75,7 +75,7 @@ func (w *world) furnishNamesakes(ctx context.Context) error {
 func namespace(i int) string { return fmt.Sprintf("namespace-%03d", i) }
 
 func namesake(i int) client.Object {
-	return newPod(namespace(i%namespaces), fmt.Sprintf("pod-%05d", i/namespaces), nodeName(i%namesakeNodes), "loadtest")
+	return newPod(namespace(i%namespaces), "pod", i/namespaces, nodeName(i%namesakeNodes), "loadtest")
 }
 
 // namesakeEvents makes more pods and takes them away again.

@@ -133,6 +133,7 @@ type assignments struct {
 
 	mu       sync.Mutex
 	assigned map[string]bool // by name: whether its state is Assigned
+	sum      int             // of those that are
 	ever     int             // how many were made
 	changed  chan struct{}   // buffered by one
 }
@@ -180,7 +181,7 @@ func (w *world) follow(ctx context.Context) (a *assignments, stop func(), err er
 func (a *assignments) set(object any, made int) {
 	if o, ok := object.(*v1.AzureAssignedIdentity); ok {
 		a.change(func() {
-			a.assigned[o.Namespace+"/"+o.Name] = o.Status.Status == v1.AssignedIDAssigned
+			a.put(o.Namespace+"/"+o.Name, o.Status.Status == v1.AssignedIDAssigned)
 			a.ever += made
 		})
 	}
@@ -188,7 +189,20 @@ func (a *assignments) set(object any, made int) {
 
 func (a *assignments) remove(object any) {
 	if key, err := toolscache.DeletionHandlingMetaNamespaceKeyFunc(object); err == nil {
-		a.change(func() { delete(a.assigned, key) })
+		a.change(func() {
+			a.put(key, false)
+			delete(a.assigned, key)
+		})
+	}
+}
+
+// put notes whether one is Assigned; mu is held.
+func (a *assignments) put(key string, assigned bool) {
+	if a.assigned[key] {
+		a.sum--
+	}
+	if a.assigned[key] = assigned; assigned {
+		a.sum++
 	}
 }
 
@@ -206,12 +220,7 @@ func (a *assignments) change(do func()) {
 func (a *assignments) count() (all, assigned int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, is := range a.assigned {
-		if is {
-			assigned++
-		}
-	}
-	return len(a.assigned), assigned
+	return len(a.assigned), a.sum
 }
 
 // made returns how many there are, and how many were ever made.
@@ -276,9 +285,22 @@ func (w *world) namespace(ctx context.Context, name string) error {
 	return nil
 }
 
+// podName is a name as the API server makes one up for a pod of a ReplicaSet: it ends
+// in five of its letters.
+func podName(app string, i int) string {
+	const letters = "bcdfghjklmnpqrstvwxz"
+	end := make([]byte, 5)
+	for at := range end {
+		end[at], i = letters[i%len(letters)], i/len(letters)
+	}
+	return generateName(app) + string(end)
+}
+
+func generateName(app string) string { return app + "-5d5f8b7c9d-" }
+
 // newPod is a pod of a common size; an empty selector leaves the label out.
-func newPod(namespace, name, node, selector string) *corev1.Pod {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{
+func newPod(namespace, app string, i int, node, selector string) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, GenerateName: generateName(app), Name: podName(app, i), Labels: map[string]string{
 		"app.kubernetes.io/name": "program", "app.kubernetes.io/instance": namespace, "pod-template-hash": "5d5f8b7c9d",
 	}}, Spec: corev1.PodSpec{NodeName: node}}
 	if selector != "" {
