@@ -92,7 +92,7 @@ chaos-mic: build assets ## Try two processes of MIC with violence for 3 minutes.
 	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/chaos/mic $(ARGS)
 
 .PHONY: bench-mic
-bench-mic: build assets ## Measure MIC in large clusters against a real API server, beside the old figures: about 12 minutes. ARGS="--help" shows how to take a part.
+bench-mic: build assets ## Measure MIC in large clusters against a real API server, beside the old figures: about 14 minutes. ARGS="--help" shows how to take a part.
 	@KUBEBUILDER_ASSETS="$$(hack/kubernetes.sh)" go run ./test/bench/mic $(ARGS)
 
 FUZZTIME ?= 60s

@@ -20,46 +20,60 @@ import (
 // NewInformer makes an informer.
 type NewInformer func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer
 
-// Informers returns what makes the informers of a cache. They are client-go's; the
-// one of AzureAssignedIdentities, which change with each pod, reads less often what
-// the API server sends once.
+// Informers returns what makes the informers of a cache. They are client-go's; those
+// of our own kinds, which come as JSON, read less often what the API server sends once.
 func Informers(config *rest.Config, scheme *runtime.Scheme) (NewInformer, error) {
-	assignments, err := assignmentsOf(config, scheme)
+	api, err := ownAPI(config, scheme)
 	if err != nil {
 		return nil, err
 	}
+	parameters := runtime.NewParameterCodec(scheme)
 	return func(listed toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
-		if _, ok := object.(*v1.AzureAssignedIdentity); ok {
-			listed = assignments
+		if resource := resourceOfAll(object); resource != "" {
+			listed = everywhere(api, resource, parameters)
 		}
 		return toolscache.NewSharedIndexInformer(listed, object, resync, indexers)
 	}, nil
 }
 
-// assignmentsOf lists and watches the assignments of all namespaces.
-func assignmentsOf(config *rest.Config, scheme *runtime.Scheme) (toolscache.ListerWatcher, error) {
+// resourceOfAll is where the API server has the objects of a kind of ours that is
+// cached for all namespaces; empty for other kinds.
+func resourceOfAll(object runtime.Object) string {
+	switch object.(type) {
+	case *v1.AzureAssignedIdentity:
+		return "azureassignedidentities"
+	case *v1.AzureIdentity:
+		return "azureidentities"
+	case *v1.AzureIdentityBinding:
+		return "azureidentitybindings"
+	}
+	return ""
+}
+
+func ownAPI(config *rest.Config, scheme *runtime.Scheme) (rest.Interface, error) {
 	config = rest.CopyConfig(config)
 	config.GroupVersion, config.APIPath = &v1.GroupVersion, "/apis"
 	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, ""
 	config.NegotiatedSerializer = codec{runtime.NewSimpleNegotiatedSerializer(reader(scheme))}
 	api, err := rest.RESTClientFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("preparing to watch assignments: %w", err)
+		return nil, fmt.Errorf("preparing to watch %s: %w", v1.GroupVersion, err)
 	}
-	parameters := runtime.NewParameterCodec(scheme)
+	return api, nil
+}
+
+// everywhere lists and watches a resource in all namespaces.
+func everywhere(api rest.Interface, resource string, parameters runtime.ParameterCodec) toolscache.ListerWatcher {
 	return &toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return api.Get().Resource(assignmentResource).VersionedParams(&options, parameters).Do(ctx).Get()
+			return api.Get().Resource(resource).VersionedParams(&options, parameters).Do(ctx).Get()
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			options.Watch = true
-			return api.Get().Resource(assignmentResource).VersionedParams(&options, parameters).Watch(ctx)
+			return api.Get().Resource(resource).VersionedParams(&options, parameters).Watch(ctx)
 		},
-	}, nil
+	}
 }
-
-// assignmentResource is where the API server has the AzureAssignedIdentities.
-const assignmentResource = "azureassignedidentities"
 
 // codec leaves objects as they come, and without their kind, as typed clients do.
 type codec struct{ runtime.NegotiatedSerializer }
@@ -70,33 +84,34 @@ func (codec) DecoderToVersion(decoder runtime.Decoder, _ runtime.GroupVersioner)
 }
 
 func reader(scheme *runtime.Scheme) runtime.SerializerInfo {
-	text := json.NewSerializerWithOptions(newHead("AzureAssignedIdentity"), scheme, scheme, json.SerializerOptions{})
+	text := json.NewSerializerWithOptions(newHead(), scheme, scheme, json.SerializerOptions{})
 	return runtime.SerializerInfo{
 		MediaType: runtime.ContentTypeJSON, MediaTypeType: "application", MediaTypeSubType: "json", EncodesAsText: true, Serializer: text,
 		StreamSerializer: &runtime.StreamSerializerInfo{EncodesAsText: true, Serializer: events{text}, Framer: lines{json.Framer}},
 	}
 }
 
-// head tells of which kind an object is by its first bytes, as the API server writes
-// them. Where it writes something else, all of it is read for that, as usual.
+// head tells of which kind an object of ours is by its first bytes, as the API server
+// writes them. Where it writes something else, all of it is read for that, as usual.
 type head struct {
 	json.SimpleMetaFactory
 
-	kind   schema.GroupVersionKind
 	prefix []byte
 }
 
-func newHead(kind string) head {
-	return head{
-		kind:   v1.GroupVersion.WithKind(kind),
-		prefix: fmt.Appendf(nil, `{"apiVersion":%q,"kind":%q,`, v1.GroupVersion, kind),
-	}
+func newHead() head {
+	return head{prefix: fmt.Appendf(nil, `{"apiVersion":%q,"kind":"`, v1.GroupVersion)}
 }
 
 // Interpret implements [json.MetaFactory].
 func (h head) Interpret(data []byte) (*schema.GroupVersionKind, error) {
-	if bytes.HasPrefix(data, h.prefix) {
-		return new(h.kind), nil
+	if rest, ok := bytes.CutPrefix(data, h.prefix); ok {
+		kind, _, ended := bytes.Cut(rest, []byte(`","`))
+		if ended && !bytes.ContainsFunc(kind, notLetter) {
+			return new(v1.GroupVersion.WithKind(string(kind))), nil
+		}
 	}
 	return h.SimpleMetaFactory.Interpret(data) //nolint:wrapcheck // it stands in its place
 }
+
+func notLetter(r rune) bool { return (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	k8sjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/streaming"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	restwatch "k8s.io/client-go/rest/watch"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -28,7 +30,10 @@ func TestInterpret(t *testing.T) {
 		"one that is spaced":               `{"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureAssignedIdentity"}`,
 		"one of another version":           `{"apiVersion":"aadpodidentity.k8s.io/v2","kind":"AzureAssignedIdentity","metadata":{}}`,
 		"a list":                           `{"apiVersion":"aadpodidentity.k8s.io/v1","items":[{"kind":"AzureIdentity"}],"kind":"AzureAssignedIdentityList"}`,
-		"another kind that begins so":      `{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"AzureAssignedIdentityList","metadata":{}}`,
+		"another kind":                     `{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"AzureIdentityBindingList","metadata":{}}`,
+		"a kind with an escape":            `{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"Azure\u0049dentity","metadata":{}}`,
+		"an empty kind":                    `{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"","metadata":{}}`,
+		"its kind alone":                   `{"apiVersion":"aadpodidentity.k8s.io/v1","kind":"AzureIdentity"}`,
 		"a failure":                        `{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","reason":"Expired","code":410}`,
 		"the bare object of a bookmark":    `{"kind":"AzureAssignedIdentity","apiVersion":"aadpodidentity.k8s.io/v1","metadata":{"resourceVersion":"7"}}`,
 		"nothing":                          ``,
@@ -37,7 +42,7 @@ func TestInterpret(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			want, errWant := k8sjson.SimpleMetaFactory{}.Interpret([]byte(text))
-			got, err := newHead("AzureAssignedIdentity").Interpret([]byte(text))
+			got, err := newHead().Interpret([]byte(text))
 			if (err == nil) != (errWant == nil) {
 				t.Fatalf("got error %v, want %v", err, errWant)
 			}
@@ -62,63 +67,76 @@ func assigned(name string) *v1.AzureAssignedIdentity {
 	}
 }
 
-// TestInformers: by the informer of assignments, from a real API server, comes what
-// a usual client reads: those of before, what is made, changed and deleted, and all
-// that there is after a watch whose version is too old.
+// TestInformers: by the informers of our own kinds, from a real API server, comes
+// what a usual client reads: those of before, and what is made, changed and deleted.
 func TestInformers(t *testing.T) {
 	config, ctx := env.Start(t), t.Context()
 	scheme, err := NewScheme()
 	must(t, err)
 	usual, err := client.New(config, client.Options{Scheme: scheme})
 	must(t, err)
-	must(t, usual.Create(ctx, assigned("before")))
 	informers, err := Informers(config, scheme)
 	must(t, err)
+	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "default", Name: name} }
+	for kind, c := range map[string]struct {
+		make   func(name string) client.Object
+		change string // a merge patch
+	}{
+		"assignments": {func(name string) client.Object { return assigned(name) }, `{"status":{"status":"Assigned"}}`},
+		"identities": {func(name string) client.Object {
+			return &v1.AzureIdentity{ObjectMeta: meta(name), Spec: v1.AzureIdentitySpec{ResourceID: "/subscriptions/11111111-2222-4333-8444-555555555555/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i", ClientID: "bbbbbbbb-0000-4000-8000-000000000001"}}
+		}, `{"spec":{"clientID":"bbbbbbbb-0000-4000-8000-000000000002"}}`},
+		"bindings": {func(name string) client.Object {
+			return &v1.AzureIdentityBinding{ObjectMeta: meta(name), Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "app", Selector: "app"}}
+		}, `{"spec":{"weight":7}}`},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			read := func(object client.Object) client.Object {
+				must(t, usual.Get(ctx, client.ObjectKeyFromObject(object), object))
+				return object
+			}
+			before := c.make("before")
+			must(t, usual.Create(ctx, before))
+			wants := hear(ctx, t, informers(nil, c.make(""), 0, toolscache.Indexers{}))
+			wants(toolscache.Added, read(before))
+			made := c.make("made")
+			must(t, usual.Create(ctx, made))
+			wants(toolscache.Added, read(made))
+			must(t, usual.Patch(ctx, made, client.RawPatch(types.MergePatchType, []byte(c.change))))
+			last := read(made)
+			wants(toolscache.Updated, last)
+			must(t, usual.Delete(ctx, made))
+			wants(toolscache.Deleted, last)
+		})
+	}
+}
+
+// hear runs the informer; what it returns waits for what comes next. Of a deleted
+// object only the version may be another.
+func hear(ctx context.Context, t *testing.T, informer toolscache.SharedIndexInformer) (wants func(toolscache.DeltaType, client.Object)) {
+	t.Helper()
 	heard := make(chan toolscache.Delta, 10)
-	informer := informers(nil, &v1.AzureAssignedIdentity{}, 0, toolscache.Indexers{})
-	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+	_, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { heard <- toolscache.Delta{Type: toolscache.Added, Object: o} },
 		UpdateFunc: func(_, o any) { heard <- toolscache.Delta{Type: toolscache.Updated, Object: o} },
 		DeleteFunc: func(o any) { heard <- toolscache.Delta{Type: toolscache.Deleted, Object: o} },
 	})
 	must(t, err)
 	go informer.RunWithContext(ctx)
-	wants := func(kind toolscache.DeltaType, want client.Object) {
+	return func(kind toolscache.DeltaType, want client.Object) {
 		t.Helper()
 		select {
 		case got := <-heard:
 			if got.Type != kind {
 				t.Fatalf("it was %s, want %s", got.Type, kind)
 			}
-			if diff := cmp.Diff(want, got.Object); diff != "" {
+			ignored := cmp.FilterPath(func(p cmp.Path) bool { return kind == toolscache.Deleted && p.String() == "ObjectMeta.ResourceVersion" }, cmp.Ignore())
+			if diff := cmp.Diff(want, got.Object, ignored); diff != "" {
 				t.Fatalf("%s (-read +heard):\n%s", kind, diff)
 			}
 		case <-time.After(time.Minute):
 			t.Fatalf("nothing is heard of what was %s", kind)
 		}
-	}
-	read := func(name string) *v1.AzureAssignedIdentity {
-		t.Helper()
-		out := &v1.AzureAssignedIdentity{}
-		must(t, usual.Get(ctx, client.ObjectKey{Namespace: "default", Name: name}, out))
-		return out
-	}
-	wants(toolscache.Added, read("before"))
-	must(t, usual.Create(ctx, assigned("made")))
-	made := read("made")
-	wants(toolscache.Added, made)
-	made.Status.Status = v1.AssignedIDAssigned
-	must(t, usual.Update(ctx, made))
-	made = read("made")
-	wants(toolscache.Updated, made)
-	must(t, usual.Delete(ctx, made))
-	select {
-	case got := <-heard:
-		if gone, ok := got.Object.(*v1.AzureAssignedIdentity); got.Type != toolscache.Deleted || !ok || gone.Name != "made" {
-			t.Errorf("it was %s: %v", got.Type, got.Object)
-		}
-	case <-time.After(time.Minute):
-		t.Error("nothing is heard of what was deleted")
 	}
 }
 
@@ -126,8 +144,9 @@ func TestInformers(t *testing.T) {
 func TestExpired(t *testing.T) {
 	scheme, err := NewScheme()
 	must(t, err)
-	listed, err := assignmentsOf(env.Start(t), scheme)
+	api, err := ownAPI(env.Start(t), scheme)
 	must(t, err)
+	listed := everywhere(api, resourceOfAll(&v1.AzureAssignedIdentity{}), runtime.NewParameterCodec(scheme))
 	lw, ok := listed.(toolscache.ListerWatcherWithContext)
 	if !ok {
 		t.Fatalf("%T takes no context", listed)
