@@ -20,6 +20,7 @@ import (
 // attached stays attached, and what users wrote stays. Installed again, all works
 // as before.
 func TestUninstall(t *testing.T) {
+	quiet(t) // what earlier tests leave may still be taken off meanwhile
 	namespace := newNamespace(t)
 	identity := newIdentity(t, namespace, "asker")
 	asking := runAskers(t, namespace, identity)
