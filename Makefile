@@ -25,13 +25,9 @@ demo: root debian lab $(BIN)/helm ## Show the main job end to end in a real Kube
 	@go run ./test/demo
 
 .PHONY: test
-test: root debian vet lint generated ## Run every check and test, those on a real Kubernetes too; they share the machine, since they mostly wait.
-	@$(MAKE) --no-print-directory -j2 --output-sync=line test-all test-kubernetes
-
-.PHONY: test-kubernetes
-test-kubernetes: root debian lab ## Run the tests of the lab beside the end-to-end scenarios on another.
+test: root debian vet lint generated lab ## Run every check and test, those on a real Kubernetes too; they share the machine, since they mostly wait.
 	@bin/lab build
-	@$(MAKE) --no-print-directory -j2 --output-sync=line test-lab e2e
+	@$(MAKE) --no-print-directory -j3 --output-sync=line test-all test-lab e2e
 
 .PHONY: lab
 lab: ## Build bin/lab, which runs a real Kubernetes without Docker (bin/lab --help).

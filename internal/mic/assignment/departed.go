@@ -14,9 +14,9 @@ import (
 	"github.com/aad-pod-identity/aad-pod-identity/internal/mic/kube"
 )
 
-// departed are the pods that the cache has seen end and that have no successor of
-// their name, until nothing is left of them. Of such a pod nobody needs to ask the
-// API server whether it is really gone. The zero departed is empty; it is safe for
+// departed are the pods that the cache has seen end, or lose the label, and that have
+// no successor of their name, until nothing is left of them. Of such a pod nobody
+// needs to ask the API server whether it is really gone. The zero departed is empty; it is safe for
 // concurrent use.
 type departed struct {
 	mu   sync.Mutex

@@ -35,6 +35,8 @@ type index struct {
 	shared *toolscache.Indexer // where a [Shared] has it; nil: it has not
 }
 
+// indexes are all that there are. Those that a Shared answers by say where in s they
+// belong.
 func indexes(s *Shared) []index {
 	return []index{
 		{&corev1.Node{}, byRef, of(refOf), &s.nodes},
