@@ -49,6 +49,9 @@ func Execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	log, err := options.logger()
+	if err == nil {
+		_, err = options.config() // before anything is changed for the whole process
+	}
 	if err != nil {
 		command.Sayf(stderr, "nmi: reading the flags: %v\n", err)
 		return 1
