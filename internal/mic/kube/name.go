@@ -6,8 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// suffixLength and suffixLetters are of the names that the API server makes up: the
-// generateName with so many of these at random (k8s.io/apiserver, package names).
+// The names that the API server makes up are the generateName and so many of these
+// letters and digits, at random (k8s.io/apiserver, package names).
 const (
 	suffixLength  = 5
 	suffixLetters = "bcdfghjklmnpqrstvwxz"
